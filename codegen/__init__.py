@@ -1,0 +1,1 @@
+"""Laid-out graph -> Program (target-neutral) -> native code."""

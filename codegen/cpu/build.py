@@ -1,0 +1,205 @@
+"""C++ source -> shared library, by the system's compiler, cached by content.
+
+The key is everything that the machine code depends on: source, headers, flags, the compiler and
+the CPU. A library is written beside its place and renamed, under a file lock, so neither a second
+process nor an interrupted compile leaves anything half done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from filelock import FileLock
+
+from sparse_compiler.errors import CodegenError, ToolchainError
+
+log = logging.getLogger("sparse_compiler.build")
+
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+    "-Wno-psabi",
+)
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """compiler: command and arguments; width: floats per vector; arch: the flag that selects the instruction set."""
+
+    compiler: tuple[str, ...]
+    cache: Path
+    width: int
+    arch: str = "-march=native"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The compiler call up to sources and output."""
+        arch = () if not self.arch else (self.arch,)
+        return (*self.compiler, *FLAGS, *arch, f"-DSC_WIDTH={self.width}")
+
+
+@lru_cache(maxsize=8)
+def compiler_version(compiler: tuple[str, ...]) -> str:
+    """First line of `--version`. Raises `ToolchainError` where it cannot be run."""
+    try:
+        done = subprocess.run(
+            [*compiler, "--version"], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolchainError(
+            f"the C++ compiler {' '.join(compiler)} cannot be run",
+            why=str(error),
+            fix="install g++ or clang++, or name one in SPARSE_COMPILER_CXX",
+        ) from error
+    return done.stdout.splitlines()[0] if done.stdout else ""
+
+
+@lru_cache(maxsize=1)
+def cpu_features() -> frozenset[str]:
+    """Instruction set extensions of this CPU, as the kernel names them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset((platform.machine(),))
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset((platform.machine(),))
+
+
+def native_width() -> int:
+    """Floats per vector of this CPU: 16 with AVX-512, 8 with AVX2, 4 elsewhere."""
+    features = cpu_features()
+    if {"avx512f", "avx512vl", "avx512dq"} <= features:
+        return 16
+    return 8 if {"avx2", "fma"} <= features else 4
+
+
+@lru_cache(maxsize=1)
+def kernel_folder() -> Path:
+    """Where the kernel headers lie."""
+    return Path(str(resources.files("sparse_compiler.codegen.cpu")))
+
+
+@lru_cache(maxsize=1)
+def _headers_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(kernel_folder().glob("*.h")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_key(source: str, toolchain: Toolchain) -> str:
+    """Hash of all that decides the machine code."""
+    parts = (
+        source,
+        _headers_digest(),
+        " ".join(toolchain.command),
+        compiler_version(toolchain.compiler),
+        ",".join(sorted(cpu_features())),
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def build(source: str, toolchain: Toolchain) -> Path:
+    """Path of the library for `source`, compiled now or found in the cache.
+
+    Raises `ToolchainError` for a compiler or cache folder that cannot be used, `CodegenError` for
+    source that does not compile.
+    """
+    key = cache_key(source, toolchain)
+    folder = _usable_folder(toolchain.cache)
+    library = folder / f"{key}.so"
+    if library.exists():
+        return library
+    try:
+        with FileLock(folder / f"{key}.lock", timeout=600):
+            if not library.exists():
+                _compile(source, toolchain, library)
+    except OSError as error:
+        raise ToolchainError(
+            f"cannot write to the cache folder {folder}",
+            why=str(error),
+            fix="free space there, or name another folder in SPARSE_COMPILER_CACHE",
+        ) from error
+    return library
+
+
+def _usable_folder(wanted: Path) -> Path:
+    """The cache folder, or a private one for this process where that cannot be written."""
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=wanted):
+            return wanted
+    except OSError as error:
+        folder = _private_folder()
+        log.warning("cache folder %s: %s; compiling into %s instead", wanted, error, folder)
+        return folder
+
+
+@lru_cache(maxsize=1)
+def _private_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="sparse_compiler-"))
+    except OSError as error:
+        raise ToolchainError(
+            "there is no folder in which to compile",
+            why=str(error),
+            fix="free space, or name a writable folder in SPARSE_COMPILER_CACHE",
+        ) from error
+
+
+def _compile(source: str, toolchain: Toolchain, library: Path) -> None:
+    """Writes the source beside the library and compiles it under a temporary name."""
+    path = library.with_suffix(".cpp")
+    partial = library.with_suffix(f".{os.getpid()}.part")
+    command = [*toolchain.command, f"-I{kernel_folder()}", str(path), "-o", str(partial)]
+    try:
+        path.write_text(source)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            if "No space left" in done.stderr:
+                raise OSError(done.stderr.strip().splitlines()[-1])
+            raise CodegenError(
+                f"{' '.join(toolchain.compiler)} refused generated source",
+                why=f"{' '.join(command)}\n{done.stderr.strip()[:4000]}",
+                fix=f"report it with {path}",
+            )
+        partial.replace(library)
+    finally:
+        partial.unlink(missing_ok=True)
+    log.info("compiled %s", library)
+
+
+@lru_cache(maxsize=256)
+def load_library(path: Path) -> ctypes.CDLL:
+    """Opens a library once per process. Raises `ToolchainError` where it cannot be loaded."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ToolchainError(
+            f"cannot load {path}",
+            why=str(error),
+            fix="remove it from the cache; it will be compiled anew",
+        ) from error
+
+
+def support_source() -> str:
+    """The library of packers: compiled like any unit, the same for every model."""
+    return (kernel_folder() / "pack.cpp").read_text()

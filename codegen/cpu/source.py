@@ -1,0 +1,316 @@
+"""Segment -> one thin C++ unit: straight-line calls of the kernels in this folder's headers.
+
+Elementwise work becomes functor structs, one for each distinct expression, so that a model of many
+equal layers instantiates each kernel once. Same segment, same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sparse_compiler.errors import CodegenError
+from sparse_compiler.ir.expr import Arg, Expr, args_of
+
+from ..program import (
+    AttentionCall,
+    Call,
+    LinearCall,
+    Load,
+    MaskInput,
+    NormCall,
+    Operand,
+    Planes,
+    PointwiseCall,
+    Segment,
+    Store,
+)
+from .expressions import float_literal, vector_code
+
+CHUNK_COLUMNS = 256
+"""Columns that a chunk aims at: enough to use each weight often, few enough for the cache."""
+
+_HEAD = """\
+// Written by sparse_compiler for the segment %{name}.
+// One call runs all of it: chunks of whole samples, a wait (team.sync) only between dependent steps.
+#include <omp.h>
+
+#include "attention.h"
+#include "linear.h"
+#include "norm.h"
+#include "pointwise.h"
+#include "relayout.h"
+
+namespace {{
+
+using namespace sc;
+
+constexpr int64_t kRows = {rows};  // planes of the arena
+constexpr int64_t kChunkColumns = {chunk};
+"""
+
+_SIZES = """
+struct Sizes {
+  int64_t per;      // samples of a chunk
+  int64_t ld;       // floats between planes: an odd number of cache lines, no power of two
+  int64_t scratch;  // floats of each thread
+  int64_t mask;     // floats before the first mask
+  int64_t total;    // floats of the arena
+};
+
+SC_INLINE int64_t lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+Sizes sizes(const void* const* weight, int64_t samples, int64_t unit, int threads) {
+  Sizes s{};
+  int64_t per = kChunkColumns / unit;
+  if (per < 1) per = 1;
+  const int64_t chunks = (samples + per - 1) / per;
+  per = (samples + chunks - 1) / chunks;
+  s.per = unit == 1 ? lines(per) : per;
+  s.ld = (lines(s.per * unit) / 16 | 1) * 16;
+  s.scratch = 0;
+"""
+
+
+def chunk_columns(samples: int, unit: int) -> int:
+    """Columns of a chunk, as `sizes` in the generated unit divides them."""
+    per = max(1, CHUNK_COLUMNS // max(1, unit))
+    chunks = max(1, -(-samples // per))
+    return -(-samples // chunks) * unit
+
+
+def print_segment(segment: Segment) -> str:
+    """The whole C++ unit of one segment."""
+    printer = _Printer(segment)
+    body = "".join(printer.call(i, call) for i, call in enumerate(segment.calls))
+    return "".join(
+        (
+            _HEAD.format(name=segment.name, rows=segment.rows, chunk=CHUNK_COLUMNS),
+            *printer.functors.values(),
+            _SIZES,
+            printer.scratch(),
+            printer.run_function(body),
+        )
+    )
+
+
+class _Printer:
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.functors: dict[tuple[Any, ...], str] = {}
+
+    # --- functors -------------------------------------------------------------------------------
+
+    def functor(self, expr: Expr, operands: tuple[Operand, ...], accumulator: bool) -> str:
+        """An instance of the functor for `expr`; x0 is the accumulator if there is one."""
+        first = 1 if accumulator else 0
+        used = sorted(i for i in args_of(expr) if i >= first)
+        kinds = tuple(_kind(operands[i - first]) for i in used)
+        key = (str(expr), tuple(used), kinds, accumulator)
+        if key not in self.functors:
+            self.functors[key] = _functor_text(f"F{len(self.functors)}", expr, used, kinds, accumulator)
+        name = f"F{list(self.functors).index(key)}"
+        values = [self.operand(operands[i - first]) for i in used]
+        return f"{name}{{{', '.join([*values, 'ld'])}}}"
+
+    def operand(self, operand: Operand) -> str:
+        """The pointer from which an operand is read."""
+        return self.planes(operand) if isinstance(operand, Planes) else f"vector({operand.weight})"
+
+    def planes(self, planes: Planes) -> str:
+        """Pointer to the first of some planes."""
+        return f"arena + {planes.first} * ld" if planes.first else "arena"
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def call(self, index: int, call: Call) -> str:
+        """One call, with a wait before it where it depends on what other threads did."""
+        emit: Callable[[Any], str] = {
+            Load: self.load,
+            Store: self.store,
+            LinearCall: self.linear,
+            PointwiseCall: self.pointwise,
+            NormCall: self.norm,
+            AttentionCall: self.attention,
+        }[type(call)]
+        wait = "      team.sync();\n" if index in self.segment.sync else ""
+        return f"{wait}      // %{call.label}\n      {emit(call)}\n"
+
+    def load(self, call: Load) -> str:
+        rows = call.to.rows
+        source = f"static_cast<const float*>(in[{call.source}]) + first * unit * {rows}"
+        return f"rows_to_planes(team, {source}, {rows}, n, {rows}, {self.planes(call.to)}, ld);"
+
+    def store(self, call: Store) -> str:
+        rows = call.planes.rows
+        target = f"static_cast<float*>(out[{call.target}]) + first * unit * {rows}"
+        return f"planes_to_rows(team, {self.planes(call.planes)}, ld, n, {rows}, {target}, {rows});"
+
+    def linear(self, call: LinearCall) -> str:
+        functor = self.functor(call.expr, call.operands, accumulator=True)
+        return (
+            f"linear_{call.format}(team, weight[{call.weight}], {self.planes(call.x)}, ld, "
+            f"{self.planes(call.to)}, ld, n, scratch, {functor});"
+        )
+
+    def pointwise(self, call: PointwiseCall) -> str:
+        functor = self.functor(call.expr, call.operands, accumulator=False)
+        return f"pointwise(team, {call.to.rows}, n, {self.planes(call.to)}, ld, {functor});"
+
+    def norm(self, call: NormCall) -> str:
+        source = self.functor(Arg(0), (call.x,), accumulator=False)
+        finish = self.functor(call.expr, call.operands, accumulator=True)
+        return (
+            f"layer_norm(team, {call.x.rows}, n, {float_literal(call.eps)}, nullptr, 0, "
+            f"{self.planes(call.to)}, ld, {source}, {finish});"
+        )
+
+    def attention(self, call: AttentionCall) -> str:
+        heads = f"{call.head_size}, {call.head_size}, {call.value_size}, {call.value_size}"
+        mask = "nullptr, 0, 0, 0, 0"
+        if call.mask is not None:
+            mask = f"mask{call.mask}, {', '.join(_mask_strides(self.segment.masks[call.mask]))}"
+        pointers = ", ".join(self.planes(p) for p in (call.q, call.k, call.v, call.to))
+        return (
+            f"attention(team, Attention{{{pointers}, ld, ld, ld, ld, {heads}, 1, 1, 1, 1, "
+            f"samples_here, {call.heads}, {call.group}, unit, unit, {call.head_size}, "
+            f"{call.value_size}, {float_literal(call.scale)}, "
+            f"{'true' if call.causal else 'false'}, {mask}}}, scratch);"
+        )
+
+    # --- frame ----------------------------------------------------------------------------------
+
+    def scratch(self) -> str:
+        """The rest of `sizes`: what the kernels need beside the planes."""
+        lines = []
+        weights = dict.fromkeys(
+            c.weight for c in self.segment.calls if isinstance(c, LinearCall)
+        )
+        for weight in weights:
+            lines.append(f"widen(s.scratch, linear_scratch_floats(weight[{weight}]));")
+        shapes = dict.fromkeys(
+            (c.head_size, c.value_size) for c in self.segment.calls if isinstance(c, AttentionCall)
+        )
+        for size, value in shapes:
+            lines.append(
+                f"{{ Attention a{{}}; a.d = {size}; a.dv = {value}; "
+                "widen(s.scratch, attention_scratch_floats(a)); }"
+            )
+        lines += [
+            "s.scratch = lines(s.scratch);",
+            "s.mask = kRows * s.ld + threads * s.scratch;",
+            "s.total = s.mask;",
+        ]
+        lines += [f"s.total += {_mask_floats(mask)};" for mask in self.segment.masks]
+        text = "".join(f"  {line}\n" for line in lines)
+        if shapes or weights:
+            text = "  const auto widen = [](int64_t& a, int64_t b) { a = a > b ? a : b; };\n" + text
+        return f"{text}  return s;\n}}\n\n}}  // namespace\n"
+
+    def run_function(self, body: str) -> str:
+        """The two exported functions."""
+        masks = "".join(
+            f"    float* mask{i} = {f'mask{i - 1} + {_mask_floats(self.segment.masks[i - 1])}' if i else 'memory + s.mask'};\n"
+            for i in range(len(self.segment.masks))
+        )
+        loads = "".join(_mask_load(i, mask) for i, mask in enumerate(self.segment.masks))
+        return _RUN.replace("@MASKS@", masks).replace("@LOADS@", loads).replace("@BODY@", body)
+
+
+_RUN = """
+// Floats of 64-byte aligned memory that sc_run needs for these sizes.
+extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
+                                   int threads) {
+  return sizes(weight, samples, unit, threads).total;
+}
+
+// in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
+extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
+                       float* memory, int64_t samples, int64_t unit, int threads) {
+  const Sizes s = sizes(weight, samples, unit, threads);
+  Barrier barrier;
+#pragma omp parallel num_threads(threads)
+  {
+    Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
+    const int64_t ld = s.ld;
+    float* const arena = memory;
+    float* const scratch = memory + kRows * ld + team.id * s.scratch;
+    const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
+@MASKS@    for (int64_t first = 0; first < samples; first += s.per) {
+      const int64_t samples_here = min64(s.per, samples - first);
+      const int64_t n = samples_here * unit;
+@LOADS@@BODY@      team.sync();
+    }
+    (void)scratch, (void)vector, (void)in, (void)out;
+  }
+}
+"""
+
+
+def _kind(operand: Operand) -> str:
+    if isinstance(operand, Planes):
+        return "planes"
+    return "single" if operand.single else "vector"
+
+
+def _functor_text(
+    name: str, expr: Expr, used: list[int], kinds: tuple[str, ...], accumulator: bool
+) -> str:
+    reads = {
+        "planes": "load(p{i} + row * ld + col)",
+        "vector": "splat(p{i}[row])",
+        "single": "splat(p{i}[0])",
+    }
+    code = {
+        i: reads[kind].format(i=i) for i, kind in zip(used, kinds, strict=True)
+    }
+    if accumulator:
+        code[0] = "x0"
+    members = "".join(f"  const float* p{i};\n" for i in used)
+    values = "".join(
+        f"    const V x{i} = {text};\n" for i, text in code.items() if text != "x0"
+    )
+    first = "V x0, " if accumulator else ""
+    return (
+        f"\nstruct {name} {{  // {expr}\n{members}  int64_t ld;\n"
+        f"  SC_INLINE V operator()({first}int64_t row, int64_t col) const {{\n{values}"
+        f"    (void)row, (void)col;\n    return {vector_code(expr, lambda i: f'x{i}')};\n  }}\n}};\n"
+    )
+
+
+def _mask_floats(mask: MaskInput) -> str:
+    samples = "s.per" if mask.full[0] else "1"
+    rows = "unit" if mask.full[2] else "1"
+    return f"{samples} * {mask.heads} * {rows} * lines(unit)"
+
+
+def _mask_strides(mask: MaskInput) -> list[str]:
+    """mask_b, mask_h, mask_k, mask_q of the kernel."""
+    per_head = "unit * lines(unit)" if mask.full[2] else "lines(unit)"
+    return [
+        f"{mask.heads} * {per_head}" if mask.full[0] else "0",
+        per_head if mask.full[1] else "0",
+        "lines(unit)" if mask.full[2] else "1",
+        "1" if mask.full[2] else "0",
+    ]
+
+
+def _mask_load(index: int, mask: MaskInput) -> str:
+    """Converts the mask of a chunk to additive planes, keys down the rows."""
+    kinds = {"bool": ("uint8_t", "ToAdditive"), "f32": ("float", "ToFloat")}
+    if mask.dtype not in kinds:
+        raise CodegenError(f"an attention mask of {mask.dtype}")
+    ctype, convert = kinds[mask.dtype]
+    samples = "samples_here" if mask.full[0] else "1"
+    queries = "unit" if mask.full[2] else "1"
+    head = f"{queries} * unit"
+    start = f" + first * {mask.heads} * {head}" if mask.full[0] else ""
+    if mask.full[2]:
+        strided = f"{{{samples}, {mask.heads}, unit}}, {{{mask.heads} * {head}, {head}, 1}}, unit"
+    else:
+        strided = f"{{1, {samples}, {mask.heads}}}, {{0, {mask.heads} * {head}, {head}}}, 1"
+    return (
+        f"      strided_to_planes<{ctype}, {convert}>(team, static_cast<const {ctype}*>"
+        f"(in[{mask.source}]){start},\n          Strided{{{strided}}}, unit, mask{index}, "
+        f"lines(unit));\n"
+    )

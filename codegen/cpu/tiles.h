@@ -1,0 +1,112 @@
+// What the linear kernels share: who does which rows and columns, and panels of x copied to L1/L2.
+//
+//   for a group of panels:  for a k tile:  copy the panels
+//     for a group of row blocks whose weights fit L2:  for each panel:  multiply
+//
+// so that weights come from memory once per group of panels, whatever the number of columns.
+#pragma once
+#include "pack.h"
+#include "team.h"
+
+namespace sc {
+
+SC_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Floats of scratch, 64-byte aligned, that each thread must bring.
+inline int64_t linear_scratch_floats(const void* packed) {
+  const auto* h = static_cast<const PackedHeader*>(packed);
+  return group_vectors(h, W) * min64(h->k_tile, h->cols) * W;
+}
+
+// One thread's rectangle of the output: row blocks [block0, block1), vectors [vector0, vector1).
+struct Share {
+  int64_t block0, block1, vector0, vector1;
+};
+
+// Work before row block b: its non-zeros, and two for each row and tile (load, store, branch).
+struct WorkPrefix {
+  const int64_t* nnz;  // null: every block is alike
+  int64_t blocks, rows_per_block, tiles;
+
+  int64_t at(int64_t b) const {
+    return nnz ? nnz[b] + 2 * tiles * b * rows_per_block : b;
+  }
+  // The first block at or after part i of n.
+  int64_t cut(int64_t i, int64_t n) const {
+    if (i == n) return blocks;
+    const int64_t want = at(blocks) * i / n;
+    int64_t low = 0, high = blocks;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (at(middle) < want) low = middle + 1;
+      else high = middle;
+    }
+    // Of the two blocks around the cut, the nearer.
+    return low > 0 && want - at(low - 1) < at(low) - want ? low - 1 : low;
+  }
+};
+
+// The team as a grid of row parts x column parts. For each divisor of its size the slowest thread's
+// time, in multiply-adds of a vector, is about
+//   non-zeros of its rows * (its vectors + their stream from L3) + 8 * K * its vectors (the copy)
+// and the smallest wins. Rows, usually: then each weight is read by one core.
+SC_INLINE Share divide(const Team& team, const PackedHeader* h, int64_t n_vectors) {
+  const int64_t blocks = h->blocks();
+  const WorkPrefix work{h->format == kCsr ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
+                        h->row_block, h->tiles()};
+  constexpr double stream = 1, copy = 8;
+  int64_t best_columns = 1;
+  double best = 0;
+  for (int64_t columns = 1; columns <= team.size; columns++) {
+    if (team.size % columns) continue;
+    const int64_t row_parts = team.size / columns;
+    const double wide = double((n_vectors + columns - 1) / columns);
+    const double high = double((blocks + row_parts - 1) / row_parts) / double(blocks);
+    const double time = double(h->nnz) * high * (wide + stream) + copy * wide * double(h->cols);
+    if (columns == 1 || time < best) best = time, best_columns = columns;
+  }
+  const int64_t column = team.id % best_columns, row = team.id / best_columns;
+  const int64_t row_parts = team.size / best_columns;
+  return {work.cut(row, row_parts), work.cut(row + 1, row_parts),
+          n_vectors * column / best_columns, n_vectors * (column + 1) / best_columns};
+}
+
+// [first, last) divided into the fewest panels of at most `widest` vectors, as even as can be.
+struct Panels {
+  int64_t first, last, count;
+
+  Panels(int64_t first, int64_t last, int64_t widest)
+      : first(first), last(last), count((last - first + widest - 1) / widest) {}
+  int64_t start(int64_t p) const { return first + (last - first) * p / count; }
+};
+
+// Vectors [v0, v1) of `rows` rows of x, laid densely: x is strided by planes, a page or so apart.
+SC_INLINE void copy_panel(const float* x, int64_t ldx, int64_t rows, int64_t v0, int64_t v1,
+                          float* out) {
+  const int64_t wide = v1 - v0;
+  for (int64_t k = 0; k < rows; k++)
+    for (int64_t j = 0; j < wide; j++)
+      store(out + (k * wide + j) * W, load(x + k * ldx + (v0 + j) * W));
+}
+
+// Calls tile(k, rows of the tile, panels) for each k tile of each group of panels, copied.
+template <class Tile>
+SC_INLINE void for_each_tile(const PackedHeader* h, const Share& share, const float* x, int64_t ldx,
+                             float* scratch, int64_t widest, const Tile& tile) {
+  if (share.block0 == share.block1 || share.vector0 == share.vector1) return;
+  const int64_t panel = min64(widest, h->panel_vectors);
+  const Panels all(share.vector0, share.vector1, panel);
+  const int64_t group = group_vectors(h, W) / panel;  // panels copied at a time
+  for (int64_t p0 = 0; p0 < all.count; p0 += group) {
+    const int64_t p1 = min64(all.count, p0 + group);
+    for (int64_t t = 0; t < h->tiles(); t++) {
+      const int64_t k0 = t * h->k_tile, rows = min64(h->k_tile, h->cols - k0);
+      for (int64_t p = p0; p < p1; p++)
+        copy_panel(x + k0 * ldx, ldx, rows, all.start(p), all.start(p + 1),
+                   scratch + (all.start(p) - all.start(p0)) * rows * W);
+      tile(t, rows, all, p0, p1);
+    }
+  }
+}
+
+}  // namespace sc

@@ -1,0 +1,5 @@
+"""Pure functions from weights and graphs to facts: nothing here changes what it looks at."""
+
+from sparse_compiler.analysis.sparsity import BlockFill, SparsityFacts, sparsity_facts
+
+__all__ = ["BlockFill", "SparsityFacts", "sparsity_facts"]

@@ -1,0 +1,125 @@
+"""`torch.compile(model, backend="sparse_compiler")`: the entry point that Dynamo finds by name.
+
+Dynamo's graph -> functional ATen graph -> ours -> native segments, hosted in a graph that Inductor
+compiles. Where nothing runs natively Inductor gets Dynamo's graph untouched, and `last_reports`
+says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from .errors import UnsupportedError
+from .frontends.importer import Imported
+from .ir.refusal import No
+from .options import Options
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What became of one graph.
+
+    reason: why Inductor has all of it, or None; segments: how many parts run natively; report:
+    what `build_segments` says of each layer, None where it was not asked.
+    """
+
+    reason: No | None
+    segments: int = 0
+    report: Any = None
+
+
+# Of the last graphs compiled in this process, the newest last.
+last_reports: deque[CompileReport] = deque(maxlen=64)
+
+
+def sparse_compiler(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """Compiles one graph of Dynamo's. options: fields of `Options`; mode: the field `mode`.
+
+    Raises `OptionError` for an option that does not exist or an impossible value.
+    """
+    values = dict(options or {})
+    if mode is not None:
+        values["mode"] = mode
+    chosen = Options.from_dict(values)
+    chosen.configure_logging()
+    from .frontends.dynamo import NeedsGradients, refuse_training
+
+    refusal = refuse_training(gm, example_inputs)
+    if refusal is not None:
+        return _with_inductor(gm, example_inputs, CompileReport(refusal))
+    try:
+        return _compile(gm, example_inputs, chosen)
+    except NeedsGradients:
+        refusal = No("training", "a part of the graph computes gradients")
+    except UnsupportedError as error:
+        refusal = No("unsupported", str(error))
+    return _with_inductor(gm, example_inputs, CompileReport(refusal))
+
+
+def _compile(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
+) -> Callable[..., Any]:
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    from .frontends import dynamo
+    from .frontends.host import compile_hosted, host
+    from .runtime.compiled import build_segments
+
+    statics = dynamo.static_inputs(gm, example_inputs)
+    call, deferred = dynamo.capture(gm, example_inputs)
+    imported = dynamo.import_aot_graph(deferred.gm, statics)
+    with _disable_current_modes():  # it works on real weights
+        segments, report = build_segments(imported, options)
+    if not segments:
+        reason = No("nothing_native", "no part of the graph runs faster natively")
+        return _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
+    _guard_weights(imported, segments, statics)
+    hosted = host(deferred.gm, imported, segments)
+    deferred.target = compile_hosted(hosted, deferred.fake_inputs)
+    _note(CompileReport(None, len(segments), report))
+    return call
+
+
+def _guard_weights(
+    imported: Imported, segments: Sequence[Any], statics: Mapping[int, Any]
+) -> None:
+    """A weight that a segment holds may not be replaced behind its back."""
+    from .frontends import dynamo
+
+    captured: set[int] = set()
+    for segment in segments:
+        names = dynamo.captured_params(imported.graph, segment.inputs, segment.outputs)
+        captured |= {id(imported.params[name]) for name in names}
+    dynamo.guard_identity(s for s in statics.values() if id(s.tensor) in captured)
+
+
+def _with_inductor(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], report: CompileReport
+) -> Callable[..., Any]:
+    from torch._inductor.compile_fx import compile_fx
+
+    _note(report)
+    compiled: Callable[..., Any] = compile_fx(gm, example_inputs)
+    return compiled
+
+
+def _note(report: CompileReport) -> None:
+    last_reports.append(report)
+    if report.reason is not None:
+        log.info("Inductor compiles the whole graph: %s", report.reason)
+    else:
+        log.info("%d native segments", report.segments)

@@ -1,0 +1,173 @@
+"""The `bench` command: what was typed becomes cases and engines, results become outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from sparse_compiler.errors import OptionError, ToolchainError
+from sparse_compiler.options import Options, nearest
+from sparse_compiler.pruning.patterns import parse_pattern
+
+from .case import DTYPES, Case, numbers
+from .check import Expectation, judge, read_expectations
+from .engine import ENGINES, Engine, load_engine
+from .markdown import write_page
+from .measure import Method, machine_to_itself
+from .plot import plot_results
+from .results import Results, Row
+from .roofline import Roofs, measure_roofs
+from .run import Bench, run_bench
+from .suites import ALL, Line, expand, suite_cases
+from .table import render
+
+OURS = ("sparse_compiler", "sparse_compiler-jit")
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+EXIT_CHECK_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, as typed; see cli.py for what each means."""
+
+    models: tuple[str, ...] = ()
+    suite: str = ""
+    sparsity: str = ""
+    pattern: str = "unstructured"
+    batch: str = "1"
+    tokens: str = ""
+    threads: int = 0
+    dtype: str = "float32"
+    against: str = ""
+    baseline: str = ""
+    rounds: int = 25
+    time_limit: float = 900.0
+    warm: bool = True
+    overhead: bool = True
+    roofline: bool = True
+    json: Path | None = None
+    plot: Path | None = None
+    write: Path | None = None
+    check: Path | None = None
+    results: Path | None = None
+    lock: str = ""
+    command: str = "sparse-compiler bench"
+
+
+def execute(request: Request, console: Console) -> int:
+    """Measure (or read) results, show, write and judge them; the exit code."""
+    expectations = read_expectations(request.check) if request.check else []
+    if request.results:
+        results = Results.load(request.results)
+    else:
+        results = _measure(request, expectations, console)
+    console.print(render(results.rows, width=console.width))
+    _write_outputs(request, results, console)
+    if results.partial:
+        console.print("interrupted: the results are partial and marked so", style="yellow")
+        return EXIT_INTERRUPTED
+    return _judge(expectations, results, console)
+
+
+def cases_of(request: Request, expectations: Sequence[Expectation]) -> list[Case]:
+    """What is to be measured: of the models named, the suite, and the check. OptionError if bad."""
+    threads = request.threads or len(os.sched_getaffinity(0))
+    if request.dtype not in DTYPES:
+        raise OptionError(f"no dtype is named {request.dtype!r}", fix=nearest(request.dtype, DTYPES))
+    cases = [expectation.case(threads) for expectation in expectations]
+    if request.suite:
+        cases += suite_cases(request.suite, threads)
+    for model in request.models:
+        cases += expand(_lines(request, model), threads, request.dtype)
+    if not cases:
+        raise OptionError("nothing to measure", fix="name a model, a --suite or a --check file")
+    return list(dict.fromkeys(cases))
+
+
+def _lines(request: Request, model: str) -> list[Line]:
+    batches = numbers(request.batch, int, "--batch")
+    lengths = numbers(request.tokens, int, "--tokens") if request.tokens else [None]
+    lines = []
+    for pattern in request.pattern.split(","):
+        fixed = parse_pattern(pattern).fixed_sparsity
+        default = ALL if fixed is None else (0.0, fixed)
+        given = numbers(request.sparsity, float, "--sparsity") if request.sparsity else default
+        lines += [
+            Line(model, tuple(given), pattern, batch, tokens)
+            for batch in batches
+            for tokens in lengths
+        ]
+    return lines
+
+
+def engines_of(request: Request, expectations: Sequence[Expectation]) -> list[Engine]:
+    """Ours first, then those asked for, or all. OptionError for an unknown one."""
+    named = [name for name in request.against.split(",") if name]
+    if not named and expectations:
+        named = [name for e in expectations for name in (e.slow, e.fast)]
+    wanted = [*OURS, *(named or ENGINES), *([request.baseline] if request.baseline else [])]
+    return [load_engine(name) for name in dict.fromkeys(wanted)]
+
+
+def _measure(request: Request, expectations: list[Expectation], console: Console) -> Results:
+    cases, engines = cases_of(request, expectations), engines_of(request, expectations)
+    method = Method(
+        rounds=request.rounds,
+        tolerance=TOLERANCES[request.dtype],
+        prepare_limit_s=request.time_limit,
+    )
+    if request.lock:
+        method = replace(method, lock=request.lock)
+    cache = Options.from_env().cache_dir / "bench"
+    roofs = _roofs(cases[0].threads, cache, method, console) if request.roofline else None
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def progress(status: str, rows: Sequence[Row]) -> None:
+            current = [row for row in rows if rows and row.case == rows[-1].case]
+            live.update(render(current, status, console.width))
+
+        bench = Bench(
+            engines=engines,
+            method=method,
+            cache=cache,
+            baseline=request.baseline,
+            overhead=request.overhead,
+            warm=request.warm,
+            roofs=roofs,
+            progress=progress,
+        )
+        return run_bench(bench, cases, request.command)
+
+
+def _roofs(threads: int, cache: Path, method: Method, console: Console) -> Roofs | None:
+    try:
+        with machine_to_itself(method.lock):
+            return measure_roofs(threads, cache)
+    except ToolchainError as error:
+        console.print(f"no roofline column: {error}", style="yellow")
+        return None
+
+
+def _write_outputs(request: Request, results: Results, console: Console) -> None:
+    if request.json:
+        results.save(request.json)
+        console.print(f"figures and samples: {request.json}")
+    if request.plot:
+        for path in plot_results(results, request.plot):
+            console.print(f"figure: {path}")
+    if request.write:
+        console.print(f"page: {write_page(results, request.write)}")
+
+
+def _judge(expectations: Sequence[Expectation], results: Results, console: Console) -> int:
+    verdicts = [judge(expectation, results) for expectation in expectations]
+    for verdict in verdicts:
+        style = "green" if verdict.holds else "red"
+        console.print(f"{'holds' if verdict.holds else 'MISSED'}: {verdict.text}", style=style)
+    return 0 if all(v.holds for v in verdicts) else EXIT_CHECK_FAILED

@@ -1,0 +1,1 @@
+"""One engine per file; the registry imports them all."""

@@ -1,0 +1,123 @@
+"""The rounds: each engine in turn, a rest before each, one untimed call, one timed call.
+
+All workers stay alive between rounds, and rest; how much processor time each burnt at rest is
+recorded, so an engine whose idle threads spin into another's time shows in its row.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .host import Worker, WorkerError
+from .machine import busy_jiffies
+
+
+@dataclass(frozen=True)
+class Method:
+    """How times are taken. Limits in seconds; tolerance as relative error (max|a−b| ÷ max|b|)."""
+
+    rounds: int = 25
+    warmup: int = 3
+    rest_ms: float = 30.0
+    tolerance: float = 1e-3
+    prepare_limit_s: float = 900.0
+    run_limit_s: float = 60.0
+    lock: str = "/tmp/sparse-compiler-bench.lock"
+    lock_rounds: int = 20
+
+
+@dataclass
+class Samples:
+    """What the rounds gave: nanoseconds by engine, idle shares, and who failed on the way.
+
+    busy, ticks: processor ticks used, and all there were, while every engine rested: what others
+    on the machine took.
+    """
+
+    ns: dict[str, list[int]] = field(default_factory=dict)
+    idle: dict[str, list[float]] = field(default_factory=dict)
+    failed: dict[str, WorkerError] = field(default_factory=dict)
+    busy: int = 0
+    ticks: int = 0
+
+    @property
+    def busy_share(self) -> float | None:
+        """Share of all cores that something else used while the engines rested."""
+        return self.busy / self.ticks if self.ticks else None
+
+
+@contextmanager
+def machine_to_itself(path: str) -> Iterator[None]:
+    """Hold an advisory lock (flock) so that two runs on a machine do not time at once."""
+    with Path(path).open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def run_rounds(
+    workers: Mapping[str, Worker],
+    method: Method,
+    progress: Callable[[int, Samples], None],
+    samples: Samples,
+    seed: int = 0,
+) -> None:
+    """Fill `samples` with method.rounds timed calls of each worker, interleaved.
+
+    The order within a round is shuffled (seeded), so no engine always follows the same other. An
+    interrupt leaves whole rounds in `samples`: a round counts when each engine has finished it.
+    """
+    order = list(workers)
+    shuffle = random.Random(seed).shuffle
+    for name in order:
+        samples.ns.setdefault(name, [])
+        samples.idle.setdefault(name, [])
+    done = 0
+    while done < method.rounds and order:
+        with machine_to_itself(method.lock):
+            for name in list(order):
+                _attempt(name, workers[name], method, method.warmup, samples)
+            for _ in range(min(method.lock_rounds, method.rounds - done)):
+                order = [name for name in order if name not in samples.failed]
+                shuffle(order)
+                round_ns = {n: _attempt(n, workers[n], method, 1, samples) for n in order}
+                for name, ns in round_ns.items():
+                    samples.ns[name].append(ns)
+                done += 1
+                progress(done, samples)
+
+
+def _attempt(
+    name: str, worker: Worker, method: Method, warm: int, samples: Samples
+) -> int:
+    """One rest and one timed call; 0 from an engine that just failed (it has left the rounds)."""
+    if name in samples.failed:
+        return 0
+    busy, ticks = busy_jiffies()
+    time.sleep(method.rest_ms / 1e3)
+    busy_after, ticks_after = busy_jiffies()
+    samples.busy += busy_after - busy
+    samples.ticks += ticks_after - ticks
+    try:
+        reply = worker.ask("time", method.run_limit_s, warm=warm)
+    except WorkerError as error:
+        samples.failed[name] = error
+        return 0
+    samples.idle[name].append(float(reply["idle"]))
+    return int(reply["ns"])
+
+
+def spread_ms(ns: list[int]) -> tuple[float, float, float]:
+    """(median, lower quartile, upper quartile) in milliseconds."""
+    low, median, high = np.quantile(np.asarray(ns, float) / 1e6, [0.25, 0.5, 0.75])
+    return float(median), float(low), float(high)

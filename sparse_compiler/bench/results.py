@@ -1,0 +1,107 @@
+"""What a run leaves behind: rows and their surroundings, as dataclasses and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sparse_compiler.errors import InputError
+
+from .case import Case
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine on one case.
+
+    status: "ok", or why there is no figure: "missing", "unsupported", "wrong", "failed",
+    "crashed", "timeout", "interrupted"; reason says more. Times in ms and s, memory in bytes,
+    ratio = baseline's time ÷ this one's (median of the rounds' ratios) with its 95 % interval.
+    """
+
+    case: Case
+    engine: str
+    status: str = "ok"
+    reason: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    dense: bool = False
+    median_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    baseline: str = ""
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    cold_s: float | None = None
+    warm_s: float | None = None
+    peak_bytes: int | None = None
+    overhead_us: float | None = None
+    weight_bytes: int | None = None
+    max_rel_error: float | None = None
+    arithmetic_share: float | None = None
+    bandwidth_share: float | None = None
+    idle_share: float | None = None
+    samples_ns: tuple[int, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether the row has a time that may be compared."""
+        return self.status == "ok" and self.median_ms is not None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole run. partial: it was interrupted, and what is here is what was done by then."""
+
+    rows: tuple[Row, ...]
+    machine: dict[str, Any]
+    command: str
+    method: dict[str, Any]
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    started: str = ""
+    partial: bool = False
+
+    def of_case(self, case: Case) -> list[Row]:
+        """The rows of one case, in the order of the engines."""
+        return [row for row in self.rows if row.case == case]
+
+    def case_list(self) -> list[Case]:
+        """Every case once, in the order of their first row."""
+        return list(dict.fromkeys(row.case for row in self.rows))
+
+    def save(self, path: Path) -> None:
+        """Write JSON, beside the target and then renamed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        beside.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Read what `save` wrote; InputError where it is something else."""
+        try:
+            data = json.loads(path.read_text())
+            if data.pop("schema") != SCHEMA:
+                raise InputError(f"{path}: results of another version of this tool")
+            rows = tuple(_row(r) for r in data.pop("rows"))
+            return cls(rows=rows, **data)
+        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no results file", why=repr(error)) from error
+
+
+def _row(data: dict[str, Any]) -> Row:
+    case, samples = Case(**data.pop("case")), tuple(data.pop("samples_ns"))
+    return Row(case=case, samples_ns=samples, **data)
+
+
+def interrupted(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a case that was under way, marked; those without a time say so."""
+    return [
+        row if row.counts or row.status != "ok" else replace(row, status="interrupted")
+        for row in rows
+    ]

@@ -1,0 +1,135 @@
+"""`sparse-compiler`: the command line. Each command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sparse_compiler.errors import SparseCompilerError
+
+app = typer.Typer(
+    name="sparse-compiler",
+    help="A sparsity compiler for PyTorch: zeros go in, speed comes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@app.callback()
+def _root() -> None:
+    """A sparsity compiler for PyTorch: zeros go in, speed comes out."""
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="minilm, bert, resnet50, ... or linear-3072x768."),
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="A named list of cases: short, layers, models, decode, structured.")
+    ] = "",
+    sparsity: Annotated[
+        str, typer.Option(help="Shares of zeros, as 0,0.9; by default 0 to 0.95.")
+    ] = "",
+    pattern: Annotated[
+        str, typer.Option(help="unstructured, channel, N:M as 2:4, blocks as 4x1; or a list.")
+    ] = "unstructured",
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1",
+    tokens: Annotated[str, typer.Option(help="Sequence lengths, for models of tokens.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="0: one for each usable core.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    against: Annotated[
+        str, typer.Option(help="Engines to compare with, or files that define one; default all.")
+    ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Engine that ratios refer to; default the fastest dense one.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each engine.")] = 25,
+    time_limit: Annotated[
+        float, typer.Option(min=0.1, help="Seconds an engine may take to compile a case.")
+    ] = 900.0,
+    warm: Annotated[bool, typer.Option(help="Measure compile times with warm caches too.")] = True,
+    overhead: Annotated[bool, typer.Option(help="Measure the overhead of a call.")] = True,
+    roofline: Annotated[bool, typer.Option(help="Measure the machine's roofs.")] = True,
+    json: Annotated[Path | None, typer.Option(help="Write all figures and samples here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for figures, PNG and SVG.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Folder in which benchmarks.md is rewritten.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="TOML of ratios that must hold; see benchmarks/.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Take figures from this JSON; measure nothing.")
+    ] = None,
+    lock: Annotated[
+        str, typer.Option(help="File locked while timing, so that two runs do not overlap.")
+    ] = "",
+) -> None:
+    """Measure this compiler against its peers on MODEL..., a suite, or the cases of a check."""
+    from sparse_compiler.bench.command import Request, execute
+
+    request = Request(
+        models=tuple(models or ()),
+        suite=suite,
+        sparsity=sparsity,
+        pattern=pattern,
+        batch=batch,
+        tokens=tokens,
+        threads=threads,
+        dtype=dtype,
+        against=against,
+        baseline=baseline,
+        rounds=rounds,
+        time_limit=time_limit,
+        warm=warm,
+        overhead=overhead,
+        roofline=roofline,
+        json=json,
+        plot=plot,
+        write=write,
+        check=check,
+        results=results,
+        lock=lock,
+        command="sparse-compiler " + " ".join(sys.argv[1:]),
+    )
+    raise typer.Exit(execute(request, Console()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is there, what is missing, and what to do about it."""
+    from sparse_compiler.doctor import examine
+
+    console = Console()
+    findings = examine()
+    for finding in findings:
+        sign, style = ("ok", "green") if finding.ok else finding.sign
+        console.print(f"[{style}]{sign:>7}[/]  [bold]{finding.name}[/]: {finding.what}")
+        if finding.fix:
+            console.print(f"         {finding.fix}", style="dim")
+    raise typer.Exit(1 if any(f.needed and not f.ok for f in findings) else 0)
+
+
+def main() -> None:
+    """The console script; what is raised on purpose is printed without a traceback."""
+    try:
+        app()
+    except SparseCompilerError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

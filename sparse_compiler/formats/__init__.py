@@ -1,0 +1,1 @@
+"""Storage formats of weights, one per file; `base.FORMATS` lists them. Dense is one of them."""

@@ -1,0 +1,237 @@
+"""torch.export -> our graph: for `sc.compile`, `sc.inspect` and saved `.pt2` programs.
+
+The program is functionalised with an empty decomposition table, so linear, layer norm and
+attention arrive whole and what stays with torch runs the same kernels as eager does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
+
+from ..errors import InputError, UnsupportedError
+from ..ir.types import tensor_type
+from .aten import RULES
+from .importer import Imported, Importer, symbol_ranges
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A graph output that is no tensor: a number, None, or a size expression."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """How a model is called: the tree of its arguments and results.
+
+    inputs: position in the flat arguments of each graph input; fixed: flat arguments that were
+    compiled in; outputs: for each leaf of the result its index among graph outputs, or a constant.
+    """
+
+    in_spec: Any
+    out_spec: Any
+    inputs: tuple[int, ...]
+    fixed: Mapping[int, Any]
+    outputs: tuple[int | Constant, ...]
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """The graph inputs among a call's arguments. Raises `InputError` on another structure."""
+        flat, spec = torch.utils._pytree.tree_flatten((args, dict(kwargs)))
+        if spec != self.in_spec:
+            flat = self._reordered(args, kwargs)
+        for position, expected in self.fixed.items():
+            if not _same_constant(flat[position], expected):
+                raise InputError(
+                    f"argument {position} is {flat[position]!r}",
+                    why=f"the model was compiled for {expected!r}",
+                    fix="compile once for each value of a non-tensor argument",
+                )
+        return [flat[position] for position in self.inputs]
+
+    def unflatten(self, results: Sequence[Any]) -> Any:
+        """Graph outputs -> the model's own structure of results."""
+        leaves = [o.value if isinstance(o, Constant) else results[o] for o in self.outputs]
+        return torch.utils._pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _reordered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Keyword arguments in another order still fit."""
+        names = self.in_spec.child(1).context if self.in_spec.num_children == 2 else []
+        if set(names) == set(kwargs):
+            ordered = {name: kwargs[name] for name in names}
+            flat, spec = torch.utils._pytree.tree_flatten((args, ordered))
+            if spec == self.in_spec:
+                return flat
+        raise InputError(
+            "the arguments have another structure than those compiled for",
+            why=f"{len(args)} positional and {sorted(kwargs)} by name; expected {self.in_spec}",
+            fix="call with the arguments given to compile",
+        )
+
+
+def _same_constant(given: Any, expected: Any) -> bool:
+    return type(given) is type(expected) and bool(given == expected)
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What the front end hands on: the graph, live parameters, and how to call it."""
+
+    imported: Imported
+    call: CallSpec
+
+
+def export_module(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+) -> ExportedModel:
+    """Traces a module in inference. Raises `UnsupportedError` with torch's own reason."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
+            )
+            return import_program(program, dict(model.state_dict(keep_vars=True)))
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        if isinstance(error, (UnsupportedError, InputError)):
+            raise
+        raise UnsupportedError(
+            f"torch.export cannot trace {type(model).__name__}",
+            why=str(error).strip().split("\n\n")[0],
+            fix="use torch.compile(model, backend='sparse_compiler'), which may break the graph",
+        ) from error
+
+
+def import_program(
+    program: torch.export.ExportedProgram, live: Mapping[str, torch.Tensor] | None = None
+) -> ExportedModel:
+    """An exported program as a graph. live: the module's own tensors, preferred over copies."""
+    program = program.run_decompositions({})
+    importer = Importer(RULES)
+    params: dict[str, torch.Tensor] = {}
+    positions: list[int] = []
+    fixed: dict[int, Any] = {}
+    outputs: list[Any] = []
+    specs = {s.arg.name: s for s in program.graph_signature.input_specs}
+    user = 0
+    for node in program.graph.nodes:
+        match node.op:
+            case "placeholder":
+                spec = specs[node.name]
+                if spec.kind is InputKind.USER_INPUT:
+                    _user_input(importer, node, spec, user, positions, fixed)
+                    user += 1
+                else:
+                    tensor = _live_tensor(program, spec, live or {})
+                    params[_enter_param(importer, node, spec.target or node.name, tensor)] = tensor
+            case "get_attr":
+                value = getattr(program.graph_module, str(node.target))
+                if isinstance(value, torch.Tensor):
+                    params[_enter_param(importer, node, str(node.target), value)] = value
+                else:
+                    importer.object(node, value)
+            case "call_function" if getattr(node.target, "__name__", "") == "getitem":
+                importer.getitem(node)
+            case "call_function":
+                importer.call(node)
+            case "output":
+                outputs = list(node.args[0])
+    return _finish(program, importer, params, positions, fixed, outputs)
+
+
+def _user_input(
+    importer: Importer,
+    node: fx.Node,
+    spec: Any,
+    position: int,
+    positions: list[int],
+    fixed: dict[int, Any],
+) -> None:
+    example = node.meta.get("val")
+    if isinstance(example, torch.Tensor):
+        importer.enter(node, importer.builder.input(node.name, tensor_type(example)))
+        positions.append(position)
+        return
+    if isinstance(example, (torch.SymInt, torch.SymFloat)):
+        raise UnsupportedError(
+            f"argument {node.name} is a number that may change from call to call",
+            fix="pass it as a tensor, or leave it out of dynamic_shapes to compile its value in",
+        )
+    fixed[position] = getattr(spec.arg, "value", example)
+    importer.values[node] = fixed[position]
+
+
+def _enter_param(importer: Importer, node: fx.Node, name: str, tensor: torch.Tensor) -> str:
+    name = importer.builder.fresh(name)
+    importer.builder.param(name, tensor_type(tensor))
+    importer.weight_time.add(name)
+    importer.enter(node, name)
+    return name
+
+
+def _live_tensor(
+    program: torch.export.ExportedProgram, spec: Any, live: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    found = live.get(spec.target)
+    if found is None:
+        found = program.state_dict.get(spec.target, program.constants.get(spec.target))
+    if not isinstance(found, torch.Tensor):
+        raise UnsupportedError(
+            f"input {spec.arg.name} of the exported program is no tensor",
+            why=f"it is a {type(found).__name__}",
+        )
+    return found
+
+
+def _finish(
+    program: torch.export.ExportedProgram,
+    importer: Importer,
+    params: dict[str, torch.Tensor],
+    positions: list[int],
+    fixed: dict[int, Any],
+    outputs: list[Any],
+) -> ExportedModel:
+    signature = program.graph_signature
+    results: list[str] = []
+    leaves: list[int | Constant] = []
+    updates: list[tuple[str, str]] = []
+    targets = _mutation_targets(program, signature)
+    for spec, out in zip(signature.output_specs, outputs, strict=True):
+        value = importer.values.get(out) if isinstance(out, fx.Node) else out
+        if spec.kind is OutputKind.USER_OUTPUT:
+            if isinstance(value, str):
+                leaves.append(len(results))
+                results.append(value)
+            else:
+                leaves.append(Constant(value))
+        elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
+            updates.append((str(value), targets[str(spec.target)]))
+        else:
+            raise UnsupportedError(f"the exported program returns a {spec.kind.name.lower()}")
+    types = [v.type for v in importer.builder.inputs]
+    graph = importer.builder.build(
+        results, updates, symbol_ranges(types, program.range_constraints), importer.objects
+    )
+    call = CallSpec(
+        program.call_spec.in_spec, program.call_spec.out_spec, tuple(positions), fixed, tuple(leaves)
+    )
+    return ExportedModel(Imported(graph, params, importer.origin), call)
+
+
+def _mutation_targets(
+    program: torch.export.ExportedProgram, signature: ExportGraphSignature
+) -> dict[str, str]:
+    """Graph value behind each buffer or input that the model writes to."""
+    names = {s.target: s.target for s in signature.input_specs if s.target is not None}
+    return names | {s.arg.name: s.arg.name for s in signature.input_specs}
+

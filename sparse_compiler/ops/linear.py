@@ -1,0 +1,84 @@
+"""y = epilogue(x W^T + b): the op that this compiler exists for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+
+from ..errors import VerifyError
+from ..ir.expr import Expr, parse_expr
+from ..ir.op import OPS, Op, tensor_inputs
+from ..ir.refusal import No
+from ..ir.types import Layout, TensorType, Type
+from . import scalar
+from .pointwise import broadcast, operand_layouts, same_dtype
+
+
+@OPS.register("linear")
+@dataclass(frozen=True)
+class Linear(Op):
+    """x [..., K], W [M, K], then b [M] if `bias`, then whatever the epilogue reads as x1, x2, ...
+
+    The epilogue sees x W^T + b as x0; its other operands broadcast to the result [..., M].
+    """
+
+    name: ClassVar[str] = "linear"
+    weight_input: ClassVar[int | None] = 1
+    bias: bool = False
+    epilogue: str = "x0"
+
+    @property
+    def tree(self) -> Expr:
+        """The epilogue, parsed."""
+        return parse_expr(self.epilogue)
+
+    @property
+    def operands(self) -> int:
+        """Index of the first input that the epilogue reads."""
+        return 3 if self.bias else 2
+
+    def infer(self, types: tuple[Type, ...]) -> TensorType:
+        tensors = tensor_inputs(self, types, self.operands, 64)
+        x, weight = tensors[0], tensors[1]
+        if weight.rank != 2 or x.rank < 1 or x.shape[-1] != weight.shape[1]:
+            raise VerifyError(f"linear of {x.shape} with a weight of {weight.shape}")
+        if self.bias and tensors[2].shape != (weight.shape[0],):
+            raise VerifyError(f"a bias of {tensors[2].shape} with a weight of {weight.shape}")
+        scalar.check(self.tree, 1 + len(tensors) - self.operands)
+        shape = (*x.shape[:-1], weight.shape[0])
+        for operand in tensors[self.operands :]:
+            if broadcast(shape, operand.shape) != shape:
+                raise VerifyError(f"an epilogue operand of {operand.shape} widens {shape}")
+        return TensorType(same_dtype(self.name, tensors), shape, planes_of_last(x))
+
+    def planar(
+        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+    ) -> tuple[Layout | None, ...] | No:
+        tensors = tensor_inputs(self, types, self.operands, 64)
+        x, weight = tensors[0], tensors[1]
+        if x.dtype != "f32":
+            return No("dtype_unsupported", f"kernels compute in f32, this layer in {x.dtype}")
+        if not all(weight_time[1 : self.operands]):
+            return No("weight_is_computed", "the weight or bias changes from call to call")
+        if weight_time[0] or x.rank < 2:
+            return No("rank_unsupported", f"the input has shape {x.shape}, no batch of rows")
+        layout = Layout((x.rank - 1, *range(x.rank - 1)), 1)
+        shape = (*x.shape[:-1], weight.shape[0])
+        first = self.operands
+        operands = operand_layouts(shape, layout, tensors[first:], weight_time[first:])
+        if isinstance(operands, No):
+            return operands
+        return (layout, *(None for _ in tensors[1:first]), *operands)
+
+    def reference(self, *inputs: Any) -> Any:
+        result = F.linear(inputs[0], inputs[1], inputs[2] if self.bias else None)
+        return scalar.evaluate(self.tree, (result, *inputs[self.operands :]))
+
+
+def planes_of_last(x: TensorType) -> Layout | None:
+    """The layout in which the last dimension counts planes, if `x` has a planar one at all."""
+    if x.layout is None:
+        return None
+    return Layout((x.rank - 1, *range(x.rank - 1)), 1)

@@ -1,0 +1,1 @@
+"""Runs programs: native segments, the executor between them, weights that change."""

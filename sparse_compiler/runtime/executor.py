@@ -1,0 +1,196 @@
+"""Runs a Program: native segments and torch steps between the values that stay row-major.
+
+The steps become one straight-line Python function, so a torch step costs what it costs in eager.
+Symbolic attributes are numbers in it: one function per set of input shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..codegen.program import Program, Segment, TorchStep
+from ..errors import InputError
+from ..ir.attrs import Slot
+from ..ir.graph import Graph, Node
+from ..ir.interpret import bind_inputs, run_node, symbols_in
+from ..ir.types import TensorType, torch_dtype
+from ..ops.torch_call import TorchCall, resolve_target
+from .native import NativeSegment
+
+_SHAPES_KEPT = 64
+Runner = Callable[[Sequence[torch.Tensor]], tuple[Any, ...]]
+
+
+class Executor:
+    """Calls a program. values: what depends on weights alone, by name."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        program: Program,
+        segments: Sequence[NativeSegment],
+        values: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.graph, self.program = graph, program
+        self.segments, self.values = list(segments), values
+        self._dtypes = [torch_dtype(t.dtype) for _, t in program.inputs]
+        self._runners: dict[tuple[torch.Size, ...], Runner] = {}
+        known = set(graph.symbols)
+        steps = [s.node for s in program.steps if isinstance(s, TorchStep)]
+        self._data_dependent = any(symbols_in(node.type) - known for node in steps)
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        """Outputs, then the values of updates. Raises `InputError` on inputs that do not fit."""
+        for i, tensor in enumerate(inputs):
+            if not isinstance(tensor, torch.Tensor):
+                raise InputError(f"input %{self._name(i)} is a {type(tensor).__name__}, no tensor")
+            if tensor.dtype != self._dtypes[i] or tensor.device.type != "cpu":
+                raise InputError(
+                    f"input %{self._name(i)} is {tensor.dtype} on {tensor.device}",
+                    why=f"the model was compiled for {self._dtypes[i]} on cpu",
+                    fix="convert the input, or compile for it",
+                )
+        key = tuple(t.shape for t in inputs)
+        runner = self._runners.get(key)
+        if runner is None:
+            runner = self._bind(inputs, key)
+        return runner(inputs)
+
+    def _name(self, index: int) -> str:
+        return self.program.inputs[index][0]
+
+    def _bind(self, inputs: Sequence[torch.Tensor], key: tuple[torch.Size, ...]) -> Runner:
+        symbols = bind_inputs(self.graph, inputs)
+        if self._data_dependent:
+            return self._stepwise
+        if len(self._runners) >= _SHAPES_KEPT:
+            self._runners.pop(next(iter(self._runners)))
+        self._runners[key] = _straight_line(self, symbols)
+        return self._runners[key]
+
+    def _stepwise(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        """Step by step, for graphs whose shapes depend on numbers inside tensors."""
+        symbols = bind_inputs(self.graph, inputs)
+        values: dict[str, Any] = dict(self.values)
+        values |= dict(zip((n for n, _ in self.program.inputs), inputs, strict=True))
+        native = iter(self.segments)
+        for step in self.program.steps:
+            if isinstance(step, Segment):
+                segment = next(native)
+                results = segment.run([values[name] for name in segment.inputs])
+                values |= dict(zip(segment.outputs, results, strict=True))
+            else:
+                node = step.node
+                arguments = [values[name] for name in node.inputs]
+                values[node.name] = run_node(node, arguments, symbols, self.graph.objects)
+        return tuple(values[name] for name in _results(self.program))
+
+
+def _results(program: Program) -> list[str]:
+    return [*program.outputs, *(value for value, _ in program.updates)]
+
+
+class _Writer:
+    """Writes the function's source; constants stand in its namespace under short names."""
+
+    def __init__(self, executor: Executor, symbols: Mapping[str, int]) -> None:
+        self.executor, self.symbols = executor, symbols
+        self.space: dict[str, Any] = {}
+        self.names: dict[str, str] = {}
+        self.lines: list[str] = []
+
+    def constant(self, value: Any) -> str:
+        """The name of a constant."""
+        name = f"c{len(self.space)}"
+        self.space[name] = value
+        return name
+
+    def read(self, value: str) -> str:
+        """The variable of a graph value; weight-time values are constants."""
+        if value not in self.names:
+            self.names[value] = self.constant(self.executor.values[value])
+        return self.names[value]
+
+    def define(self, value: str) -> str:
+        """A new variable for a graph value."""
+        self.names[value] = f"v{len(self.names)}"
+        return self.names[value]
+
+    def torch_step(self, node: Node) -> None:
+        """One node run in torch."""
+        op = node.op.bind(self.symbols, self.executor.graph.objects)
+        reads = [self.read(name) for name in node.inputs]
+        if isinstance(op, TorchCall):
+            function = self.constant(resolve_target(op.target))
+            parts = [self.argument(a, reads) for a in op.args]
+            parts += [f"{k}={self.argument(v, reads)}" for k, v in op.kwargs]
+            call = f"{function}({', '.join(parts)})"
+        else:
+            call = f"{self.constant(op.reference)}({', '.join(reads)})"
+        self.lines.append(f"{self.define(node.name)} = {call}")
+
+    def argument(self, value: Any, reads: list[str]) -> str:
+        """An argument as source."""
+        if isinstance(value, Slot):
+            return reads[value.index]
+        if isinstance(value, tuple):
+            return f"[{', '.join(self.argument(v, reads) for v in value)}]"
+        return self.constant(value)
+
+    def segment(self, segment: NativeSegment) -> None:
+        """One native call."""
+        reads = ", ".join(self.read(name) for name in segment.inputs)
+        targets = "".join(f"{self.define(name)}, " for name in segment.outputs)
+        self.lines.append(f"{targets}= {self.constant(segment.run)}([{reads}])")
+
+
+def _straight_line(executor: Executor, symbols: Mapping[str, int]) -> Runner:
+    """The program as one Python function for fixed sizes; values are dropped after their last use."""
+    writer = _Writer(executor, symbols)
+    arguments = [writer.define(name) for name, _ in executor.program.inputs]
+    if arguments:
+        writer.lines.append(f"{', '.join(arguments)}, = inputs")
+    native = iter(executor.segments)
+    last = _last_reads(executor.program)
+    for i, step in enumerate(executor.program.steps):
+        if isinstance(step, Segment):
+            writer.segment(next(native))
+        else:
+            writer.torch_step(step.node)
+        dead = [writer.names[name] for name in last.get(i, ()) if name in writer.names]
+        if dead:
+            writer.lines.append(f"del {', '.join(dead)}")
+    results = "".join(f"{writer.read(name)}, " for name in _results(executor.program))
+    writer.lines.append(f"return ({results})")
+    source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)
+    exec(compile(source, "<sparse_compiler program>", "exec"), writer.space)
+    runner: Runner = writer.space["run"]
+    return runner
+
+
+def _last_reads(program: Program) -> dict[int, list[str]]:
+    """Per step, the row-major values that it is the last to read."""
+    kept = set(_results(program)) | {name for name, _ in program.inputs}
+    computed = set()
+    last: dict[str, int] = {}
+    for i, step in enumerate(program.steps):
+        if isinstance(step, Segment):
+            reads = [name for name, _ in step.inputs]
+            computed |= {name for name, _ in step.outputs}
+        else:
+            reads = list(step.node.inputs)
+            computed.add(step.node.name)
+        last |= dict.fromkeys(reads, i)
+    found: dict[int, list[str]] = {}
+    for name, i in last.items():
+        if name in computed and name not in kept:
+            found.setdefault(i, []).append(name)
+    return found
+
+
+def is_row_major(type_: object) -> bool:
+    """True for tensors that torch can read as they are."""
+    return isinstance(type_, TensorType) and type_.layout is None

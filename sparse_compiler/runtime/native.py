@@ -1,0 +1,208 @@
+"""A segment as a callable: its compiled library, its packed weights, its memory.
+
+Everything that depends on shapes is computed once per shape; a call fills two pointer arrays and
+enters the library, which runs without Python's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from ..codegen.cpu.build import Toolchain, build, load_library, support_source
+from ..codegen.cpu.source import chunk_columns, print_segment
+from ..codegen.program import Segment
+from ..errors import CodegenError, InputError
+from ..ir.interpret import bind_shape, dim_values
+from ..ir.types import evaluate, torch_dtype
+
+_POINTERS = ctypes.POINTER(ctypes.c_void_p)
+_ALIGN = 64
+_SHAPES_KEPT = 64
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What one set of input shapes determines."""
+
+    samples: int
+    unit: int
+    outputs: tuple[tuple[int, ...], ...]
+    arena_floats: Mapping[int, int]
+    empty: bool
+
+
+class Packer:
+    """The packing functions of one toolchain, found by format name."""
+
+    def __init__(self, toolchain: Toolchain) -> None:
+        self.width = toolchain.width
+        self.library = load_library(build(support_source(), toolchain))
+        self.library.sc_csr_packed_bytes.restype = ctypes.c_int64
+        self.library.sc_dense_packed_bytes.restype = ctypes.c_int64
+
+    def pack(self, format_: str, weight: torch.Tensor, columns: int) -> torch.Tensor:
+        """The blob of an fp32 [M, K] weight, as uint8, its tiles right for `columns` columns.
+
+        Raises `CodegenError` where the packer refuses it.
+        """
+        matrix = weight.detach().contiguous()
+        rows, columns = matrix.shape
+        tiles = [ctypes.c_int() for _ in range(3)]
+        data = ctypes.c_void_p(matrix.data_ptr())
+        m, k = ctypes.c_int64(rows), ctypes.c_int64(columns)
+        refs = [ctypes.byref(t) for t in tiles]
+        if format_ == "csr":
+            nnz = ctypes.c_int64(int(torch.count_nonzero(matrix)))
+            self.library.sc_csr_default_tiles(m, k, nnz, ctypes.c_int64(columns), self.width, *refs)
+            size = self.library.sc_csr_packed_bytes(data, m, k, k, *tiles)
+        else:
+            self.library.sc_dense_default_tiles(m, k, self.width, *refs)
+            size = self.library.sc_dense_packed_bytes(m, k, *tiles)
+        blob = aligned_bytes(size)
+        function = self.library[f"sc_{format_}_pack"]
+        if size == 0 or not function(data, m, k, k, *tiles, ctypes.c_void_p(blob.data_ptr())):
+            raise CodegenError(f"the {format_} packer refuses a weight of {rows} x {columns}")
+        return blob
+
+
+@lru_cache(maxsize=8)
+def packer_for(toolchain: Toolchain) -> Packer:
+    """The packers, compiled once per toolchain."""
+    return Packer(toolchain)
+
+
+def aligned_bytes(size: int) -> torch.Tensor:
+    """`size` uninitialised bytes that start at a cache line."""
+    memory = torch.empty(size + _ALIGN, dtype=torch.uint8)
+    skip = -memory.data_ptr() % _ALIGN
+    return memory[skip : skip + size]
+
+
+class NativeSegment:
+    """Runs one segment. `inputs` and `outputs` name graph values, in calling order."""
+
+    def __init__(self, segment: Segment, toolchain: Toolchain) -> None:
+        self.segment = segment
+        self.inputs = tuple(name for name, _ in segment.inputs)
+        self.outputs = tuple(name for name, _ in segment.outputs)
+        self.library_path = build(print_segment(segment), toolchain)
+        self._packer = packer_for(toolchain)
+        self._library = load_library(self.library_path)
+        self._size = self._library.sc_arena_floats
+        self._size.restype = ctypes.c_int64
+        self._size.argtypes = [_POINTERS, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        self._run = self._library.sc_run
+        self._run.restype = None
+        self._run.argtypes = [
+            _POINTERS,
+            _POINTERS,
+            _POINTERS,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_int,
+        ]
+        self._weights = (ctypes.c_void_p * len(segment.weights))()
+        self._stream: torch.Tensor | None = None
+        self._bound: dict[tuple[torch.Size, ...], _Bound] = {}
+        self._arenas: list[torch.Tensor] = []
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights and vectors."""
+        return 0 if self._stream is None else self._stream.numel()
+
+    def load_weights(
+        self, values: Mapping[str, torch.Tensor], hints: Mapping[str, int]
+    ) -> None:
+        """Packs this segment's weights into one contiguous stream, in the order of their use.
+
+        hints: expected sizes of symbols, for the choice of tiles.
+        """
+        segment = self.segment
+        columns = chunk_columns(evaluate(segment.samples, hints), evaluate(segment.unit, hints))
+        blobs = []
+        for name, type_ in self.segment.weights:
+            value = values[name].detach()
+            if type_.rank == 2 and name in self._packed_names():
+                blobs.append(self._packer.pack(type_.format, value, columns))
+            else:
+                blobs.append(value.to(torch.float32).contiguous().reshape(-1).view(torch.uint8))
+        starts, total = [], 0
+        for blob in blobs:
+            starts.append(total)
+            total += -(-blob.numel() // _ALIGN) * _ALIGN
+        stream = aligned_bytes(total)
+        for start, blob in zip(starts, blobs, strict=True):
+            stream[start : start + blob.numel()] = blob
+        base = stream.data_ptr()
+        self._weights = (ctypes.c_void_p * len(blobs))(*(base + start for start in starts))
+        self._stream = stream
+        self._bound.clear()
+
+    def _packed_names(self) -> set[str]:
+        calls = self.segment.calls
+        numbers = {call.weight for call in calls if hasattr(call, "format")}
+        return {self.segment.weights[i][0] for i in numbers}
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Results for inputs in the order of `inputs`; new row-major tensors each time."""
+        ready = [t if t.is_contiguous() else t.contiguous() for t in tensors]
+        key = tuple(t.shape for t in ready)
+        bound = self._bound.get(key) or self._bind(key)
+        results = [torch.empty(shape) for shape in bound.outputs]
+        if bound.empty:
+            return results
+        threads = torch.get_num_threads()
+        floats = bound.arena_floats.get(threads) or self._arena_floats(bound, threads)
+        arena = self._take_arena(floats)
+        self._run(
+            (ctypes.c_void_p * len(ready))(*(t.data_ptr() for t in ready)),
+            (ctypes.c_void_p * len(results))(*(t.data_ptr() for t in results)),
+            self._weights,
+            arena.data_ptr(),
+            bound.samples,
+            bound.unit,
+            threads,
+        )
+        self._arenas.append(arena)
+        return results
+
+    def _take_arena(self, floats: int) -> torch.Tensor:
+        """Memory that no other call is using; calls from several threads each get their own."""
+        while self._arenas:
+            arena = self._arenas.pop()
+            if arena.numel() >= floats * 4:
+                return arena
+        return aligned_bytes(floats * 4)
+
+    def _arena_floats(self, bound: _Bound, threads: int) -> int:
+        floats = int(self._size(self._weights, bound.samples, bound.unit, threads))
+        if isinstance(bound.arena_floats, dict):
+            bound.arena_floats[threads] = floats
+        return floats
+
+    def _bind(self, shapes: tuple[torch.Size, ...]) -> _Bound:
+        symbols: dict[str, int] = {}
+        for (name, type_), shape in zip(self.segment.inputs, shapes, strict=True):
+            problem = bind_shape(type_, shape, symbols)
+            if problem:
+                raise InputError(f"%{name} has shape {tuple(shape)}", why=problem)
+        outputs = tuple(dim_values(t.shape, symbols) for _, t in self.segment.outputs)
+        samples = evaluate(self.segment.samples, symbols)
+        unit = evaluate(self.segment.unit, symbols)
+        if len(self._bound) >= _SHAPES_KEPT:
+            self._bound.pop(next(iter(self._bound)))
+        bound = _Bound(samples, unit, outputs, {}, samples == 0 or unit == 0)
+        self._bound[shapes] = bound
+        return bound
+
+
+def result_dtypes(segment: Segment) -> tuple[torch.dtype, ...]:
+    """Dtypes of a segment's outputs."""
+    return tuple(torch_dtype(t.dtype) for _, t in segment.outputs)

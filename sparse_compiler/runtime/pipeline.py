@@ -1,0 +1,178 @@
+"""Graph and live weights -> native segments and an executor: the one road all front ends share.
+
+`Pipeline.refresh` runs it again when weights changed: facts, formats and packing follow the new
+numbers; the compiled kernels come from the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..analysis.sparsity import SparsityFacts, sparsity_facts
+from ..codegen.cpu.build import Toolchain, native_width
+from ..codegen.lower import lower
+from ..codegen.program import Program
+from ..errors import ToolchainError
+from ..formats.base import Machine
+from ..ir.graph import Graph
+from ..ir.refusal import No
+from ..ir.types import TensorType
+from ..options import Options
+from ..passes.base import Context
+from ..passes.compare import Sample
+from ..passes.pipeline import PassRecord, run_passes
+from .executor import Executor
+from .native import NativeSegment
+from .weights import LiveWeights, weight_time_values
+
+log = logging.getLogger("sparse_compiler")
+
+_WIDTHS = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What the compiler decided: everything that reports read."""
+
+    source: Graph
+    graph: Graph
+    program: Program
+    context: Context
+    records: tuple[PassRecord, ...]
+
+
+def toolchain_for(options: Options) -> Toolchain:
+    """The compiler and instruction set that the options name. Raises `ToolchainError`."""
+    if options.compiler is None:
+        raise ToolchainError(
+            "there is no C++ compiler",
+            fix="install g++ or clang++, or name one in SPARSE_COMPILER_CXX",
+        )
+    if options.isa == "native":
+        return Toolchain(tuple(shlex.split(options.compiler)), options.cache_dir, native_width())
+    width, arch = _WIDTHS[options.isa], f"-march={options.isa}"
+    return Toolchain(tuple(shlex.split(options.compiler)), options.cache_dir, width, arch)
+
+
+class Pipeline:
+    """A graph with its live weights, compiled; compiled again by `refresh`.
+
+    hints: sizes of symbolic dimensions in the example, for the cost model. sample: example inputs,
+    needed for verify=2 only.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: LiveWeights,
+        options: Options,
+        hints: Mapping[str, int] | None = None,
+        sample: tuple[torch.Tensor, ...] | None = None,
+    ) -> None:
+        self.graph, self.weights, self.options = graph, weights, options
+        self.hints, self.sample = dict(hints or {}), sample
+        self.refusal = _environment_refusal(options, weights)
+        self.lowered: Lowered
+        self.segments: list[NativeSegment]
+        self.executor: Executor
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Compiles for the weights as they are now."""
+        self.weights.mark()
+        self.lowered = lower_graph(
+            self.graph, self.weights, self.options, self.hints, self.sample, self.refusal
+        )
+        program = self.lowered.program
+        values = weight_time_values(self.graph, program.setup, self.weights.tensors)
+        self.segments = []
+        if program.segments:
+            toolchain = toolchain_for(self.options)
+            self.segments = [NativeSegment(s, toolchain) for s in program.segments]
+        for segment in self.segments:
+            segment.load_weights(values, self.lowered.context.hints)
+        self.executor = Executor(self.graph, program, self.segments, values)
+
+    def refresh_if_changed(self) -> None:
+        """Compiles again if a weight was replaced or written to."""
+        if self.weights.changed() or not self.weights.trackable:
+            self.refresh()
+
+
+def lower_graph(
+    graph: Graph,
+    weights: LiveWeights,
+    options: Options,
+    hints: Mapping[str, int],
+    sample: tuple[torch.Tensor, ...] | None = None,
+    refusal: No | None = None,
+) -> Lowered:
+    """Runs analysis and passes; compiles nothing."""
+    values = weight_time_values(
+        graph, [n for n in graph.nodes if n.name in graph.weight_time], weights.tensors
+    )
+    context = Context(
+        facts=_facts(graph, values),
+        threads=torch.get_num_threads(),
+        machine=_machine(options),
+        hints=_all_hints(graph, hints),
+        force_native=options.force_native,
+        fuel=options.fuel,
+    )
+    if refusal is not None:
+        for node in graph.nodes:
+            if node.op.weight_input is not None:
+                context.refuse(node.name, refusal)
+        return Lowered(graph, graph, lower(graph), context, ())
+    check = None if sample is None else Sample(sample, weights.tensors)
+    final, records = run_passes(graph, context, options, sample=check)
+    return Lowered(graph, final, lower(final), context, records)
+
+
+def _environment_refusal(options: Options, weights: LiveWeights) -> No | None:
+    if not weights.trackable:
+        return No(
+            "untracked_weights",
+            "a parameter was made in inference mode, so changes to it cannot be seen",
+        )
+    try:
+        toolchain_for(options)
+    except ToolchainError as error:
+        log.warning("%s; everything runs in torch", error)
+        return No("no_compiler", f"{error.what}; {error.fix}")
+    return None
+
+
+def _machine(options: Options) -> Machine:
+    """Public figures of a 3.2 GHz core with two multiply-add units of this width."""
+    width = native_width() if options.isa == "native" else _WIDTHS[options.isa]
+    return Machine(vector=width, flops_per_ns=width * 2 * 2 * 3.2)
+
+
+def _facts(graph: Graph, values: Mapping[str, torch.Tensor]) -> dict[str, SparsityFacts]:
+    """Facts of every floating point weight of at least two dimensions."""
+    read = {name for node in graph.nodes for name in node.inputs}
+    found = {}
+    for name in graph.weight_time & read:
+        type_ = graph.types[name]
+        value = values[name]
+        if isinstance(type_, TensorType) and type_.rank >= 2 and value.is_floating_point():
+            if value.layout == torch.strided and value.numel():
+                found[name] = sparsity_facts(value)
+    return found
+
+
+def _all_hints(graph: Graph, hints: Mapping[str, int]) -> dict[str, int]:
+    """A size for every symbol: the example's, else a usual one inside the range."""
+    found = {name: min(128, r.high or 128) for name, r in graph.symbols.items()}
+    for node in graph.nodes:
+        if isinstance(node.type, TensorType):
+            for dim in node.type.shape:
+                if not isinstance(dim, int):
+                    found |= {s.name: 128 for s in dim.free_symbols if s.name not in found}
+    return found | dict(hints)

@@ -1,0 +1,472 @@
+"""The vector kernels (math, relayout, pointwise, norm, softmax, attention) against float64.
+
+Each width is one library built from vector_kernels.cpp; vector_sanitize.cpp runs odd sizes under
+the address and undefined-behaviour sanitizers on buffers without slack.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HERE = Path(__file__).parent
+HEADERS = HERE.parents[1] / "codegen" / "cpu"
+FLAGS = [
+    "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno",
+    "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi", "-Werror",
+]  # fmt: skip
+WIDTHS = (4, 8, 16)
+THREADS = 2
+INF = math.inf
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def start_build(source: str, out: Path, width: int, *extra: str) -> subprocess.Popen[str]:
+    command = ["g++", *FLAGS, f"-DSC_WIDTH={width}", f"-I{HEADERS}", *extra, str(HERE / source)]
+    return subprocess.Popen([*command, "-o", str(out)], stderr=subprocess.PIPE, text=True)
+
+
+def finish_build(build: subprocess.Popen[str]) -> None:
+    _, errors = build.communicate()
+    assert build.returncode == 0, errors
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ctypes.CDLL]:
+    folder = tmp_path_factory.mktemp("kernels")
+    out = {w: folder / f"kernels{w}.so" for w in WIDTHS}
+    builds = [
+        start_build("vector_kernels.cpp", out[w], w, "-O2", "-shared", "-fPIC") for w in WIDTHS
+    ]
+    for build in builds:
+        finish_build(build)
+    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+
+
+@pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")
+def lib(request: pytest.FixtureRequest, libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
+    return libraries[request.param]
+
+
+def call(function: Callable[..., None], *args: object) -> None:
+    """Tensors pass as pointers, ints as int64, floats as float; threads come first, as an int."""
+
+    def convert(arg: object) -> object:
+        if isinstance(arg, Tensor):
+            return ctypes.c_void_p(arg.data_ptr())
+        if isinstance(arg, ctypes.Structure):
+            return ctypes.byref(arg)
+        if isinstance(arg, float):
+            return ctypes.c_float(arg)
+        return ctypes.c_int64(arg) if isinstance(arg, int) else arg
+
+    function(ctypes.c_int(THREADS), *map(convert, args))
+
+
+def row_stride(n: int) -> int:
+    return -(-n // 16) * 16 + 16
+
+
+def planes(x: Tensor) -> Tensor:
+    """[rows, n] as the columns 0..n-1 of planes whose tails hold NaN: they must reach nothing."""
+    out = torch.full((x.shape[0], row_stride(x.shape[1])), math.nan)
+    out[:, : x.shape[1]] = x
+    return out
+
+
+# ---- elementwise functions ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    reference: Callable[[Tensor], Tensor]
+    low: float = -100.0
+    high: float = 100.0
+    relative: float = 4e-7
+    absolute: float = 1.2e-38
+    scaled_by_x: float = 0.0  # an absolute error that grows with |x|
+    scalars: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    minus_inf: float | None = None  # where the limit differs from the reference formula's value
+    plus_inf: float | None = None
+
+
+def mish(x: Tensor) -> Tensor:
+    return x * torch.tanh(F.softplus(x))
+
+
+def power(exponent: float, low: float = 0.0) -> Case:
+    return Case("pow", lambda x: torch.pow(x, exponent), low, scalars=(exponent, 0, 0))
+
+
+CASES = [
+    Case("exp", torch.exp, -104, 89, absolute=1e-44),
+    Case("exp_nonpositive", torch.exp, -200, 0, absolute=1.3e-38, plus_inf=1.0, minus_inf=0.0),
+    Case("expm1", torch.expm1, -30, 89),
+    Case("expm1", torch.expm1, -1, 1),
+    Case("log", torch.log, 0, 1e38, absolute=0),
+    Case("log", torch.log, 0, 3, absolute=0),
+    Case("log1p", torch.log1p, -1, 1),
+    Case("log1p", torch.log1p, 0, 1e30),
+    Case("erf", torch.erf, -6, 6),
+    Case("tanh", torch.tanh, -20, 20),
+    Case("sigmoid", torch.sigmoid),
+    Case("silu", F.silu, absolute=4e-37),
+    Case("gelu", F.gelu, -20, 20, 0, 2.5e-7, 2.5e-7, plus_inf=INF, minus_inf=math.nan),
+    Case("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), -20, 20, 0, 2.5e-7, 2.5e-7,
+         minus_inf=math.nan),
+    Case("relu", F.relu, relative=0, absolute=0),
+    Case("relu6", F.relu6, relative=0, absolute=0),
+    Case("hardtanh", lambda x: F.hardtanh(x, -0.5, 2.0), scalars=(-0.5, 2.0, 0), relative=0),
+    Case("hardswish", F.hardswish, -10, 10),
+    Case("hardsigmoid", F.hardsigmoid, -10, 10),
+    Case("mish", mish, -80, 80, absolute=1e-37),
+    Case("softplus", lambda x: F.softplus(x, 1.0, 20.0), scalars=(1, 20, 0)),
+    Case("softplus", lambda x: F.softplus(x, 1.0, 20.0), -3, 3, scalars=(1, 20, 0)),
+    Case("softplus", lambda x: F.softplus(x, 2.0, 5.0), scalars=(2, 5, 0)),
+    Case("leaky_relu", lambda x: F.leaky_relu(x, 0.125), scalars=(0.125, 0, 0), relative=0),
+    Case("elu", F.elu, scalars=(1, 1, 1)),
+    Case("elu", lambda x: F.elu(x, 0.5), -1, 1, scalars=(0.5, 1, 1)),
+    Case("sqrt", torch.sqrt, 0, 1e9, relative=6e-8),
+    Case("rsqrt", torch.rsqrt, 0, 1e9, relative=1.5e-7),
+    Case("reciprocal", torch.reciprocal, relative=6e-8),
+    Case("abs", torch.abs, relative=0),
+    Case("neg", torch.neg, relative=0),
+    Case("sin", torch.sin, -10, 10, relative=0, absolute=1.2e-7, plus_inf=math.nan),
+    Case("sin", torch.sin, -32000, 32000, relative=0, absolute=1.2e-7, plus_inf=math.nan),
+    Case("sin", torch.sin, -1e6, 1e6, relative=0, absolute=1.2e-7, plus_inf=math.nan),
+    Case("cos", torch.cos, -10, 10, relative=0, absolute=1.2e-7, plus_inf=math.nan),
+    Case("cos", torch.cos, -32000, 32000, relative=0, absolute=1.2e-7, plus_inf=math.nan),
+    Case("floor", torch.floor, relative=0),
+    Case("ceil", torch.ceil, relative=0),
+    Case("trunc", torch.trunc, relative=0),
+    Case("round", torch.round, relative=0),
+    power(2.0, -100), power(3.0, -100), power(7.0, -100), power(20.0, -50), power(0.0, -100),
+    power(-1.0, -100), power(-2.0, -100), power(0.5), power(-0.5), power(1.5), power(0.25),
+    power(-2.75),
+    Case("clamp", lambda x: torch.clamp(x, -3.0, 7.0), scalars=(-3, 7, 0), relative=0),
+    Case("maximum", lambda x: torch.clamp_min(x, 2.0), scalars=(2, 0, 0), relative=0),
+    Case("maximum_left", lambda x: torch.clamp_min(x, 2.0), scalars=(2, 0, 0), relative=0),
+    Case("minimum", lambda x: torch.clamp_max(x, 2.0), scalars=(2, 0, 0), relative=0),
+    Case("minimum_left", lambda x: torch.clamp_max(x, 2.0), scalars=(2, 0, 0), relative=0),
+]  # fmt: skip
+
+
+def apply_map(
+    lib: ctypes.CDLL, name: str, x: Tensor, scalars: tuple[float, float, float]
+) -> Tensor:
+    source = planes(x)
+    out = torch.zeros_like(source)
+    rows, ld = source.shape
+    function = getattr(lib, f"map_{name}")
+    call(function, source, out, rows, x.shape[1], ld, *map(float, scalars))
+    return out[:, : x.shape[1]]
+
+
+def worst(got: Tensor, want: Tensor, x: Tensor, case: Case) -> float:
+    """The largest error as a multiple of the case's tolerance."""
+    absolute = torch.maximum(case.scaled_by_x * x.abs(), torch.tensor(case.absolute))
+    tolerance = case.relative * want.abs() + absolute
+    error = (got.double() - want).abs()
+    return float(torch.where(error == 0, 0.0, error / tolerance.clamp_min(1e-300)).max())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name}-{c.low:g}..{c.high:g}")
+def test_function_against_float64(lib: ctypes.CDLL, case: Case) -> None:
+    spread = torch.linspace(0, 1, 20 * 499, dtype=torch.float64)
+    x = (case.low + (case.high - case.low) * spread).float()
+    small = torch.logspace(-30, 2, 9 * 499, dtype=torch.float64).float()
+    both = torch.cat([small, -small])
+    x = torch.cat([x, both[(both >= case.low) & (both <= case.high)], torch.zeros(1)])
+    x = F.pad(x, (0, -len(x) % 13), value=case.high).view(13, -1)  # odd row lengths on purpose
+    got = apply_map(lib, case.name, x, case.scalars)
+    want = case.reference(x.double())
+    huge = want.abs() > 3.4028e38  # float32 overflows
+    assert torch.equal(got[huge], want[huge].float())
+    assert torch.equal(got.isnan(), want.isnan())
+    fine = ~huge & ~want.isnan()
+    factor = worst(got[fine], want[fine], x[fine].double(), case)
+    assert factor <= 1, f"{case.name}: error is {factor:.2f} times the stated one"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name}-{c.low:g}..{c.high:g}")
+def test_function_at_nan_and_infinities(lib: ctypes.CDLL, case: Case) -> None:
+    x = torch.tensor([[math.nan, -INF, INF, -0.0, 0.0, 1.0]])
+    if case.name == "exp_nonpositive":
+        x[0, 2] = 0.0
+    got = apply_map(lib, case.name, x, case.scalars)
+    want = case.reference(x.double()).float()
+    want[0, 1] = want[0, 1] if case.minus_inf is None else case.minus_inf
+    want[0, 2] = want[0, 2] if case.plus_inf is None else case.plus_inf
+    torch.testing.assert_close(got, want, equal_nan=True, rtol=3e-7, atol=2e-7)
+    zeros = torch.signbit(got) == torch.signbit(want)
+    assert bool(zeros[0, 3:][want[0, 3:] == 0].all()), "the sign of zero"
+
+
+def test_comparison_is_a_float(lib: ctypes.CDLL) -> None:
+    x = torch.tensor([[-1.0, 2.0, 3.0, math.nan]])
+    assert apply_map(lib, "below", x, (2.5, 0, 0)).tolist() == [[1, 1, 0, 0]]
+
+
+def test_pointwise_covers_every_shape(lib: ctypes.CDLL) -> None:
+    for rows, n in ((1, 1), (1, 7), (3, 16), (5, 17), (2, 49), (1, 197), (40, 33)):
+        x = torch.randn(rows, n)
+        assert torch.equal(apply_map(lib, "neg", x, (0, 0, 0)), -x), (rows, n)
+
+
+# ---- relayout -----------------------------------------------------------------------------------
+
+
+class Strided(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_int64 * 3),
+        ("stride", ctypes.c_int64 * 3),
+        ("column_stride", ctypes.c_int64),
+    )
+
+
+def strided(size: tuple[int, ...], stride: tuple[int, ...], column: int) -> Strided:
+    return Strided((ctypes.c_int64 * 3)(*size), (ctypes.c_int64 * 3)(*stride), column)
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 17, 49, 197])
+@pytest.mark.parametrize("channels", [1, 5, 16, 80, 131])
+def test_rows_and_planes(lib: ctypes.CDLL, n: int, channels: int) -> None:
+    x = torch.randn(n, channels + 3)[:, :channels]
+    out = torch.full((channels, row_stride(n)), 7.0)
+    call(lib.rows_to_planes, x, x.stride(0), n, channels, out, out.shape[1])
+    assert torch.equal(out[:, :n], x.T)
+    assert bool((out[:, n:] == 7).all()), "columns of a neighbour were written"
+    back = torch.full((n, channels + 2), 7.0)
+    call(lib.planes_to_rows, out, out.shape[1], n, channels, back, back.shape[1])
+    assert torch.equal(back[:, :channels], x)
+    assert bool((back[:, channels:] == 7).all())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("n", [1, 17, 49])
+def test_strided_tensors(lib: ctypes.CDLL, order: tuple[int, ...], n: int) -> None:
+    # [3, 2, 20, n] logically, stored in several orders: heads, masks, transposed features
+    size = (3, 2, 20)
+    for column_place in range(4):
+        dims = [*order[:column_place], 3, *order[column_place:]]
+        memory = torch.randn([(*size, n)[d] for d in dims])
+        x = memory.permute([dims.index(d) for d in range(4)])
+        s = strided(size, x.stride()[:3], x.stride(3))
+        out = torch.full((120, row_stride(n)), 7.0)
+        call(lib.strided_to_planes, memory, s, n, out, out.shape[1])
+        assert torch.equal(out[:, :n], x.reshape(120, n)), dims
+        assert bool((out[:, n:] == 7).all())
+        back = torch.zeros_like(memory)
+        call(lib.planes_to_strided, out, out.shape[1], n, s, back)
+        assert torch.equal(back, memory), dims
+
+
+def test_bool_mask_becomes_additive(lib: ctypes.CDLL) -> None:
+    visible = torch.rand(2, 1, 9, 19) > 0.5  # [B, 1, queries, keys] -> rows (b, head, key)
+    s = strided((2, 4, 19), (visible.stride(0), 0, visible.stride(3)), visible.stride(2))
+    out = torch.zeros(2 * 4 * 19, row_stride(9))
+    call(lib.bool_to_planes, visible, s, 9, out, out.shape[1])
+    want = torch.zeros(2, 1, 9, 19).masked_fill(~visible, -INF).transpose(2, 3).expand(2, 4, 19, 9)
+    assert torch.equal(out[:, :9].view(2, 4, 19, 9), want)
+
+
+# ---- norms and softmax --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rms", [0, 1])
+@pytest.mark.parametrize("keep", ["nothing", "sum", "sum is y", "y is x"])
+@pytest.mark.parametrize("channels,n", [(1, 5), (7, 16), (64, 17), (768, 49), (100, 197)])
+def test_norms(lib: ctypes.CDLL, rms: int, keep: str, channels: int, n: int) -> None:
+    x, residual = torch.randn(channels, n) * 3 + 50, torch.randn(channels, n)
+    gamma, beta = torch.randn(channels), torch.randn(channels)
+    source = planes(x)
+    out = source if keep == "y is x" else torch.zeros_like(source)
+    kept = {"sum": torch.zeros_like(source), "sum is y": out}.get(keep)
+    ld = source.shape[1]
+    eps = 1e-5
+    call(lib.norm, rms, channels, n, eps, source, planes(residual), ld, gamma, beta, kept, out)
+    total = (x + residual).double()  # the sum is rounded once, as in an eager model
+    center = total if rms else total - total.mean(0)
+    want = center / (center.square().mean(0) + eps).sqrt() * gamma[:, None] + beta[:, None]
+    if rms:
+        floor = F.rms_norm(total.float().T, (channels,), gamma, eps).T + beta[:, None]
+    else:
+        floor = F.layer_norm(total.float().T, (channels,), gamma, beta, eps).T
+    error = float((out[:, :n] - want).abs().max())
+    assert error <= 2 * float((floor - want).abs().max()) + 1e-6
+    if keep == "sum":
+        assert kept is not None
+        assert torch.equal(kept[:, :n], x + residual)
+
+
+@pytest.mark.parametrize("log", [0, 1])
+@pytest.mark.parametrize("rows,n", [(1, 1), (5, 7), (49, 16), (197, 17), (64, 49), (10, 197)])
+def test_softmax(lib: ctypes.CDLL, log: int, rows: int, n: int) -> None:
+    x = torch.randn(rows, n) * 10
+    if rows > 1:
+        x[0, 0] = -INF
+        x[1, n // 2] = math.nan
+        x[:, n - 1] = -INF
+    source = planes(x)
+    out = torch.full_like(source, 7.0)
+    call(lib.softmax, log, rows, n, source, source.shape[1], out)
+    want = torch.log_softmax(x.double(), 0) if log else torch.softmax(x.double(), 0)
+    absolute = 4e-6 if log else 5e-7  # log-softmax rounds its input, of up to 40, twice
+    torch.testing.assert_close(out[:, :n].double(), want, equal_nan=True, rtol=1e-6, atol=absolute)
+    assert bool((out[:, n:] == 7).all()), "columns of a neighbour were written"
+
+
+# ---- attention ----------------------------------------------------------------------------------
+
+
+class Attention(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "o")),
+        *((f"ld{name}", ctypes.c_int64) for name in "qkvo"),
+        *((f"{name}_head", ctypes.c_int64) for name in "qkvo"),
+        *((f"{name}_feature", ctypes.c_int64) for name in "qkvo"),
+        *((n, ctypes.c_int64) for n in ("samples", "heads", "group", "sq", "sk", "d", "dv")),
+        ("scale", ctypes.c_float),
+        ("causal", ctypes.c_bool),
+        ("mask", ctypes.c_void_p),
+        *((f"mask_{name}", ctypes.c_int64) for name in ("b", "h", "k", "q")),
+    )
+
+
+def head_planes(x: Tensor, interleaved: bool) -> tuple[Tensor, int, int]:
+    """[B, H, S, D] as planes [rows, B * S]; the head's and the feature's stride in rows."""
+    samples, heads, tokens, d = x.shape
+    order = (3, 1, 0, 2) if interleaved else (1, 3, 0, 2)
+    rows = x.permute(order).reshape(heads * d, samples * tokens)
+    return planes(rows), *((1, heads) if interleaved else (d, 1))
+
+
+def run_attention(
+    lib: ctypes.CDLL,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    interleaved: bool = False,
+) -> Tensor:
+    """mask [B or 1, H or 1, queries or 1, keys] additive."""
+    samples, heads, sq, d = q.shape
+    sk, dv = v.shape[2:]
+    qp, q_head, q_feature = head_planes(q, interleaved)
+    kp, k_head, k_feature = head_planes(k, interleaved)
+    vp, v_head, v_feature = head_planes(v, interleaved)
+    out, o_head, o_feature = head_planes(torch.zeros(samples, heads, sq, dv), interleaved)
+    a = Attention(
+        qp.data_ptr(), kp.data_ptr(), vp.data_ptr(), out.data_ptr(),
+        qp.shape[1], kp.shape[1], vp.shape[1], out.shape[1],
+        q_head, k_head, v_head, o_head, q_feature, k_feature, v_feature, o_feature,
+        samples, heads, heads // k.shape[1], sq, sk, d, dv, 1 / math.sqrt(d), causal,
+    )  # fmt: skip
+    if mask is not None:
+        rows = mask.transpose(2, 3)  # [b, h, keys, queries]
+        plane = planes(rows.reshape(-1, rows.shape[3])).view(*rows.shape[:3], -1)
+        strides = [0 if rows.shape[i] == 1 else plane.stride(i) for i in range(2)]
+        a.mask, a.mask_b, a.mask_h = plane.data_ptr(), *strides
+        a.mask_k, a.mask_q = plane.stride(2), int(rows.shape[3] > 1)
+    call(lib.attention, a)
+    n = samples * sq
+    assert bool(out[:, n:].isnan().all()), "columns of a neighbour were written"
+    shape = (dv, heads, samples, sq) if interleaved else (heads, dv, samples, sq)
+    back = out[:, :n].reshape(shape)
+    return back.permute(2, 1, 3, 0) if interleaved else back.permute(2, 0, 3, 1)
+
+
+def reference_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q.to(dtype), k.to(dtype), v.to(dtype), None if mask is None else mask.to(dtype),
+        is_causal=causal, enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+
+
+def check_attention(lib: ctypes.CDLL, q: Tensor, k: Tensor, v: Tensor, **options: object) -> None:
+    got = run_attention(lib, q, k, v, **options)  # type: ignore[arg-type]
+    options.pop("interleaved", None)
+    want = reference_attention(q, k, v, **options)  # type: ignore[arg-type]
+    eager = reference_attention(q, k, v, dtype=torch.float32, **options)  # type: ignore[arg-type]
+    rounding = 2 * float((eager - want).abs().nan_to_num().max())
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=rounding + 1e-6)
+
+
+@pytest.mark.parametrize("d,dv", [(1, 1), (5, 5), (32, 32), (64, 64), (80, 80), (128, 64)])
+@pytest.mark.parametrize("sq,sk", [(1, 1), (7, 7), (16, 17), (17, 16), (49, 197), (197, 49)])
+def test_attention_sizes(lib: ctypes.CDLL, d: int, dv: int, sq: int, sk: int) -> None:
+    q, k, v = torch.randn(1, 3, sq, d), torch.randn(1, 3, sk, d), torch.randn(1, 3, sk, dv)
+    check_attention(lib, q, k, v)
+    check_attention(lib, q, k, v, causal=True)
+    check_attention(lib, q[:, :1], k[:, :1], v[:, :1], causal=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_samples_that_share_a_plane(lib: ctypes.CDLL, causal: bool) -> None:
+    q, k, v = torch.randn(3, 4, 21, 24), torch.randn(3, 2, 35, 24), torch.randn(3, 2, 35, 10)
+    check_attention(lib, q, k, v, causal=causal)  # two query heads share a key head
+    check_attention(lib, q, k, v, causal=causal, interleaved=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 33, 150), (1, 1, 33, 150), (2, 1, 1, 150), (1, 3, 33, 1)])
+def test_attention_mask(lib: ctypes.CDLL, shape: tuple[int, ...]) -> None:
+    q, k, v = torch.randn(2, 3, 33, 16), torch.randn(2, 3, 150, 16), torch.randn(2, 3, 150, 16)
+    mask = torch.randn(shape).masked_fill(torch.rand(shape) < 0.4, -INF)
+    if shape[3] == 1:
+        mask = mask.nan_to_num(neginf=-5.0).expand(1, 3, 33, 150)
+    check_attention(lib, q, k, v, mask=mask)
+    check_attention(lib, q, k, v, mask=mask.clamp_min(torch.finfo(torch.float32).min))
+
+
+def test_attention_of_queries_that_see_nothing(lib: ctypes.CDLL) -> None:
+    # zeros, as torch gives; a later block of keys may still be seen
+    q, k, v = (torch.randn(1, 2, 300, 8) for _ in range(3))
+    mask = torch.zeros(1, 1, 300, 300)
+    mask[:, :, 3] = -INF
+    mask[:, :, 20:60, :250] = -INF
+    check_attention(lib, q, k, v, mask=mask)
+    assert bool((run_attention(lib, q, k, v, mask=mask)[:, :, 3] == 0).all())
+
+
+def test_attention_of_large_scores_and_nan(lib: ctypes.CDLL) -> None:
+    q, k, v = (torch.randn(1, 1, 150, 16) for _ in range(3))
+    check_attention(lib, q * 30 - 20, k * 30 + 20, v)
+    k[0, 0, 149, 3] = math.nan
+    assert bool(run_attention(lib, q, k, v).isnan().all())
+    q, k = q.clone(), torch.randn(1, 1, 150, 16)
+    q[0, 0, 77, 0] = math.nan
+    got = run_attention(lib, q, k, v).isnan().all(-1)[0, 0]
+    assert got.nonzero().flatten().tolist() == [77]
+
+
+# ---- sanitizers ---------------------------------------------------------------------------------
+
+
+def test_odd_sizes_under_sanitizers(tmp_path: Path) -> None:
+    program = tmp_path / "sanitize"
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    finish_build(start_build("vector_sanitize.cpp", program, 16, *flags))
+    run = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
