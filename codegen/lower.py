@@ -11,19 +11,8 @@ from typing import TypeAlias
 
 import networkx as nx
 
-from sparse_compiler.errors import CodegenError
-from sparse_compiler.ir.expr import Arg, Call as ExprCall, Expr, parse_expr
-from sparse_compiler.ir.graph import Graph, Node
-from sparse_compiler.ir.text import print_node
-from sparse_compiler.ir.types import Dim, TensorType, product
-from sparse_compiler.ops.attention import Attention
-from sparse_compiler.ops.linear import Linear
-from sparse_compiler.ops.norm import LayerNorm
-from sparse_compiler.ops.pointwise import Pointwise
-from sparse_compiler.ops.shape import Relayout, Slice
-
-from .plan import RowAllocator, overlaps
-from .program import (
+from sparse_compiler.codegen.plan import RowAllocator, overlaps
+from sparse_compiler.codegen.program import (
     AttentionCall,
     Call,
     LinearCall,
@@ -39,6 +28,17 @@ from .program import (
     TorchStep,
     Vector,
 )
+from sparse_compiler.errors import CodegenError
+from sparse_compiler.ir.expr import Arg, Expr, parse_expr
+from sparse_compiler.ir.expr import Call as ExprCall
+from sparse_compiler.ir.graph import Graph, Node
+from sparse_compiler.ir.text import print_node
+from sparse_compiler.ir.types import Dim, TensorType, product
+from sparse_compiler.ops.attention import Attention
+from sparse_compiler.ops.linear import Linear
+from sparse_compiler.ops.norm import LayerNorm
+from sparse_compiler.ops.pointwise import Pointwise
+from sparse_compiler.ops.shape import Relayout, Slice
 
 
 def lower(graph: Graph) -> Program:
@@ -322,7 +322,9 @@ def _attention(low: _SegmentLowering, node: Node) -> Call:
         type_ = low.graph.tensor(node.inputs[3])
         shape = (1,) * (4 - type_.rank) + type_.shape
         full = (shape[0] != 1, shape[1] != 1, shape[2] != 1)
-        mask = low.mask(MaskInput(low.input(node.inputs[3]), type_.dtype, heads if full[1] else 1, full))
+        mask = low.mask(
+            MaskInput(low.input(node.inputs[3]), type_.dtype, heads if full[1] else 1, full)
+        )
     return AttentionCall(
         low.places[node.inputs[0]],
         low.places[node.inputs[1]],
@@ -367,7 +369,7 @@ def _accesses(call: Call) -> tuple[list[Planes], list[Planes]]:
 
 def _sync_points(calls: Sequence[Call]) -> frozenset[int]:
     """Calls that touch rows which another thread may still read or write since the last wait."""
-    points = set()
+    points: set[int] = set()
     reads: list[Planes] = []
     writes: list[Planes] = []
     for i, call in enumerate(calls):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .program import Planes
+from sparse_compiler.codegen.program import Planes
 
 
 @dataclass

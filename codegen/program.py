@@ -181,7 +181,9 @@ class Segment:
         """Names of the symbols that the function is given, in order."""
         types = [t for _, t in (*self.inputs, *self.outputs)]
         dims = [d for t in types for d in t.shape] + [self.samples, self.unit]
-        return tuple(sorted({s.name for d in dims if not isinstance(d, int) for s in d.free_symbols}))
+        return tuple(
+            sorted({s.name for d in dims if not isinstance(d, int) for s in d.free_symbols})
+        )
 
     def __str__(self) -> str:
         lines = [f"segment {self.name}"]
@@ -230,7 +232,9 @@ class Program:
     def __str__(self) -> str:
         lines = [f"setup {print_node(node)}" for node in self.setup]
         for step in self.steps:
-            lines.append(f"torch {print_node(step.node)}" if isinstance(step, TorchStep) else str(step))
+            lines.append(
+                f"torch {print_node(step.node)}" if isinstance(step, TorchStep) else str(step)
+            )
         lines.append(f"return {', '.join(f'%{o}' for o in self.outputs)}")
         lines += [f"update %{target} = %{value}" for value, target in self.updates]
         return "\n".join(lines) + "\n"

@@ -17,6 +17,10 @@ from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.refusal import No
 
 
+TORCH = "torch"
+"""The candidate that is no format of ours: the layer left to torch."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to run a layer. predicted_ns: by the cost model; refused: why it was not taken."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sparse_compiler.formats.base import FORMATS, LinearShape
+from sparse_compiler.formats.base import FORMATS, LinearShape, torch_linear_ns
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import TensorType, evaluate, product
 from sparse_compiler.ops.linear import Linear
 from sparse_compiler.ops.pack import Pack
-
-from .base import Candidate, Context, Pass
+from sparse_compiler.passes.base import TORCH, Candidate, Context, Pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ class ChooseFormats(Pass):
         if weight not in context.facts:
             return No("no_facts", f"the numbers of %{weight} are not known")
         if graph.tensor(weight).dtype != "f32":
-            return No("dtype_unsupported", f"kernels compute in f32, not {graph.tensor(weight).dtype}")
+            return No(
+                "dtype_unsupported", f"kernels compute in f32, not {graph.tensor(weight).dtype}"
+            )
         return None
 
     def _choose(self, graph: Graph, node: Node, context: Context) -> str:
@@ -65,19 +66,24 @@ class ChooseFormats(Pass):
             for name, format_ in FORMATS.items()
         }
         best = min(times, key=lambda name: times[name] * (1 if name == "dense" else self.min_gain))
+        times[TORCH] = torch_linear_ns(shape, context.machine, context.threads)
         context.candidates[node.name] = tuple(
-            Candidate(name, time, None if name == best else self._slower(name, best, times, facts.density))
+            Candidate(name, time, _slower(name, best, times, facts.density))
             for name, time in sorted(times.items())
         )
         return best
 
-    def _slower(self, name: str, best: str, times: dict[str, float], density: float) -> No:
-        code = "below_break_even" if best == "dense" else "slower"
-        return No(
-            code,
-            f"predicted {times[name] / 1e3:.0f} us against {times[best] / 1e3:.0f} us for {best} "
-            f"at {density:.0%} density",
-        )
+
+def _slower(name: str, best: str, times: dict[str, float], density: float) -> No | None:
+    """Why a candidate was not taken; None for the best."""
+    if name == best:
+        return None
+    code = "below_break_even" if best == "dense" and name != TORCH else "slower"
+    return No(
+        code,
+        f"predicted {times[name] / 1e3:.0f} us against {times[best] / 1e3:.0f} us for {best} "
+        f"at {density:.1%} density",
+    )
 
 
 def columns_hint(x: TensorType, context: Context) -> int:

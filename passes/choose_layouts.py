@@ -20,8 +20,7 @@ from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Layout, TensorType, Type, evaluate
 from sparse_compiler.ops.linear import Linear
 from sparse_compiler.ops.shape import Relayout
-
-from .base import Context, Pass
+from sparse_compiler.passes.base import TORCH, Context, Pass
 
 
 @dataclass
@@ -156,9 +155,7 @@ def _packed(graph: Graph) -> set[str]:
     return {n.name for n in graph.nodes if n.op.name == "pack"}
 
 
-def _wanted_types(
-    graph: Graph, node: Node, layouts: tuple[Layout | None, ...]
-) -> tuple[Type, ...]:
+def _wanted_types(graph: Graph, node: Node, layouts: tuple[Layout | None, ...]) -> tuple[Type, ...]:
     types = []
     for name, layout in zip(node.inputs, layouts, strict=True):
         type_ = graph.types[name]
@@ -215,9 +212,7 @@ def _unprofitable(graph: Graph, plan: Plan, context: Context) -> dict[str, No]:
     return banned
 
 
-def _region_refusal(
-    graph: Graph, plan: Plan, region: list[Node], context: Context
-) -> No | None:
+def _region_refusal(graph: Graph, plan: Plan, region: list[Node], context: Context) -> No | None:
     linears = [node for node in region if isinstance(node.op, Linear)]
     if not linears:
         return No("no_linear", "a region needs a linear with a packed weight")
@@ -228,17 +223,16 @@ def _region_refusal(
         times = {c.format: c for c in context.candidates.get(node.name, ())}
         chosen = next((c for c in times.values() if c.refused is None), None)
         if chosen is not None:
-            gain += times["dense"].predicted_ns - chosen.predicted_ns
+            gain += times[TORCH].predicted_ns - chosen.predicted_ns
     cost = CALL_NS + sum(
         relayout_ns(_elements(graph, name, context)) for name in _crossings(graph, plan, region)
     )
     if gain > cost:
         return None
-    if gain == 0:
-        return No("no_gain", "no weight of the region is sparse enough to beat dense")
     return No(
         "below_break_even",
-        f"the region would gain {gain / 1e3:.0f} us and cost {cost / 1e3:.0f} us in relayouts",
+        f"the region's linears would gain {gain / 1e3:.0f} us over torch's, and entering and "
+        f"leaving it costs {cost / 1e3:.0f} us",
     )
 
 
@@ -284,9 +278,7 @@ class _Rewriter:
             self._append(replace(node, inputs=inputs, type=type_))
         outputs = tuple(self._in_rows(name) for name in self.graph.outputs)
         updates = tuple((self._in_rows(v), target) for v, target in self.graph.updates)
-        return replace(
-            self.graph, nodes=tuple(self.nodes), outputs=outputs, updates=updates
-        )
+        return replace(self.graph, nodes=tuple(self.nodes), outputs=outputs, updates=updates)
 
     def _arriving(self, node: Node, name: str, layout: Layout | None) -> str:
         rows = self._in_rows(name)
@@ -334,4 +326,4 @@ def region_count(graph: Graph) -> int:
             users[node.name] = [u.name for u in graph.users[node.name]]
     for name, readers in users.items():
         joined.add_edges_from((name, r) for r in readers if r in users)
-    return nx.number_connected_components(joined)
+    return int(nx.number_connected_components(joined))

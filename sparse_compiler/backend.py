@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import fx
 
@@ -56,18 +56,16 @@ def sparse_compiler(
         values["mode"] = mode
     chosen = Options.from_dict(values)
     chosen.configure_logging()
-    from .frontends.dynamo import NeedsGradients, refuse_training
+    from .frontends.dynamo import refuse_training
 
     refusal = refuse_training(gm, example_inputs)
     if refusal is not None:
         return _with_inductor(gm, example_inputs, CompileReport(refusal))
     try:
         return _compile(gm, example_inputs, chosen)
-    except NeedsGradients:
-        refusal = No("training", "a part of the graph computes gradients")
     except UnsupportedError as error:
         refusal = No("unsupported", str(error))
-    return _with_inductor(gm, example_inputs, CompileReport(refusal))
+        return _with_inductor(gm, example_inputs, CompileReport(refusal))
 
 
 def _compile(
@@ -77,13 +75,14 @@ def _compile(
 
     from .frontends import dynamo
     from .frontends.host import compile_hosted, host
-    from .runtime.compiled import build_segments
+    from .runtime.hosted import build_segments
 
     statics = dynamo.static_inputs(gm, example_inputs)
     call, deferred = dynamo.capture(gm, example_inputs)
     imported = dynamo.import_aot_graph(deferred.gm, statics)
     with _disable_current_modes():  # it works on real weights
-        segments, report = build_segments(imported, options)
+        hints = dynamo.size_hints(deferred.fake_inputs)
+        segments, report = build_segments(imported.graph, imported.params, options, hints)
     if not segments:
         reason = No("nothing_native", "no part of the graph runs faster natively")
         return _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
@@ -94,9 +93,7 @@ def _compile(
     return call
 
 
-def _guard_weights(
-    imported: Imported, segments: Sequence[Any], statics: Mapping[int, Any]
-) -> None:
+def _guard_weights(imported: Imported, segments: Sequence[Any], statics: Mapping[int, Any]) -> None:
     """A weight that a segment holds may not be replaced behind its back."""
     from .frontends import dynamo
 
@@ -113,8 +110,7 @@ def _with_inductor(
     from torch._inductor.compile_fx import compile_fx
 
     _note(report)
-    compiled: Callable[..., Any] = compile_fx(gm, example_inputs)
-    return compiled
+    return cast(Callable[..., Any], compile_fx(gm, example_inputs))
 
 
 def _note(report: CompileReport) -> None:

@@ -40,7 +40,7 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Toolchain:
-    """compiler: command and arguments; width: floats per vector; arch: the flag that selects the instruction set."""
+    """compiler: command and arguments; width: floats per vector; arch: the instruction set flag."""
 
     compiler: tuple[str, ...]
     cache: Path
@@ -81,6 +81,17 @@ def cpu_features() -> frozenset[str]:
         if line.startswith(("flags", "Features")):
             return frozenset(line.split(":", 1)[1].split())
     return frozenset((platform.machine(),))
+
+
+@lru_cache(maxsize=1)
+def cpu_vendor() -> str:
+    """`AuthenticAMD`, `GenuineIntel`, or empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id"))
+    return next(found, "")
 
 
 def native_width() -> int:

@@ -19,10 +19,25 @@ class VectorFunction:
     numbers: tuple[int, ...] = ()
 
 
-_SAME_NAME = (
-    "neg abs relu gelu gelu_tanh silu sigmoid tanh exp log erf sqrt rsqrt reciprocal hardswish "
-    "hardsigmoid mish"
-).split()
+_SAME_NAME = [
+    "neg",
+    "abs",
+    "relu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "exp",
+    "log",
+    "erf",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "hardswish",
+    "hardsigmoid",
+    "mish",
+]
 
 VECTOR_FUNCTIONS: Mapping[str, VectorFunction] = {
     **{name: VectorFunction(f"{name}({{}})") for name in _SAME_NAME},

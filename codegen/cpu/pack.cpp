@@ -70,6 +70,27 @@ void sort_rows(RowEntry* entry, int64_t rows) {
                    [](const RowEntry& a, const RowEntry& b) { return a.count > b.count; });
 }
 
+// First pass: how many non-zeros each row of each (tile, block) has, and where they will start.
+void count_segments(const PackedHeader& h, const float* w, int64_t ldw, int64_t* prefix,
+                    int64_t* segment, RowEntry* entry) {
+  const int64_t blocks = h.blocks(), segments = h.tiles() * blocks;
+  for (int64_t s = 0; s < segments; s++) {
+    const int64_t t = s / blocks, row0 = s % blocks * h.row_block;
+    const int64_t k0 = t * h.k_tile, k = std::min<int64_t>(h.k_tile, h.cols - k0);
+    const int64_t rows = std::min<int64_t>(h.row_block, h.rows - row0);
+    RowEntry* mine = entry + t * h.rows + row0;
+    segment[s + 1] = segment[s];
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t count = count_nonzeros(w + (row0 + r) * ldw + k0, k);
+      mine[r] = {uint16_t(r), uint16_t(count)};
+      segment[s + 1] += count;
+    }
+    sort_rows(mine, rows);
+    prefix[s % blocks + 1] += segment[s + 1] - segment[s];
+  }
+  for (int64_t b = 0; b < blocks; b++) prefix[b + 1] += prefix[b];
+}
+
 void write_row(const float* w, int64_t k, uint16_t* index, float* value, int64_t count,
                std::vector<uint16_t>& indices, std::vector<float>& values) {
   int64_t at = 0;
@@ -134,28 +155,9 @@ int sc_csr_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile, i
   auto* entry = reinterpret_cast<RowEntry*>(base + h.row_at);
   auto* index = reinterpret_cast<uint16_t*>(base + h.index_at);
   auto* value = reinterpret_cast<float*>(base + h.value_at);
+  count_segments(h, w, ldw, prefix, segment, entry);
+
   const int64_t blocks = h.blocks(), segments = h.tiles() * blocks;
-
-  for (int64_t s = 0; s < segments; s++) {
-    const int64_t t = s / blocks, row0 = s % blocks * row_block;
-    const int64_t k0 = t * k_tile, k = std::min<int64_t>(k_tile, K - k0);
-    const int64_t rows = std::min<int64_t>(row_block, M - row0);
-    RowEntry* mine = entry + t * M + row0;
-    int64_t sum = 0;
-    for (int64_t r = 0; r < rows; r++) {
-      const int64_t count = count_nonzeros(w + (row0 + r) * ldw + k0, k);
-      mine[r] = {uint16_t(r), uint16_t(count)};
-      sum += count;
-    }
-    sort_rows(mine, rows);
-    segment[s + 1] = sum;
-  }
-  for (int64_t s = 0; s < segments; s++) {
-    prefix[s % blocks + 1] += segment[s + 1];
-    segment[s + 1] += segment[s];
-  }
-  for (int64_t b = 0; b < blocks; b++) prefix[b + 1] += prefix[b];
-
   std::vector<uint16_t> indices(k_tile + 1);
   std::vector<float> values(k_tile + 1);
   for (int64_t s = 0; s < segments; s++) {

@@ -31,7 +31,7 @@ struct PackedHeader {
   int64_t prefix_at;
   // csr: int64[tiles * blocks + 1], the first non-zero of each (tile, block)
   int64_t segment_at;
-  int64_t row_at;    // csr: RowEntry[tiles * rows], those of (tile, block) at tile * rows + first row
+  int64_t row_at;    // csr: RowEntry[tiles * rows], tile by tile
   int64_t index_at;  // csr: uint16[nnz], row within the k tile
   int64_t value_at;  // fp32[nnz], or the dense array
   int64_t reserved[4];

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sparse_compiler.errors import CodegenError
-from sparse_compiler.ir.expr import Arg, Expr, args_of
-
-from ..program import (
+from sparse_compiler.codegen.cpu.expressions import float_literal, vector_code
+from sparse_compiler.codegen.program import (
     AttentionCall,
     Call,
     LinearCall,
@@ -25,14 +23,15 @@ from ..program import (
     Segment,
     Store,
 )
-from .expressions import float_literal, vector_code
+from sparse_compiler.errors import CodegenError
+from sparse_compiler.ir.expr import Arg, Expr, args_of
 
 CHUNK_COLUMNS = 256
 """Columns that a chunk aims at: enough to use each weight often, few enough for the cache."""
 
 _HEAD = """\
 // Written by sparse_compiler for the segment %{name}.
-// One call runs all of it: chunks of whole samples, a wait (team.sync) only between dependent steps.
+// One call runs all of it, in chunks of whole samples; a wait only between dependent steps.
 #include <omp.h>
 
 #include "attention.h"
@@ -108,7 +107,9 @@ class _Printer:
         kinds = tuple(_kind(operands[i - first]) for i in used)
         key = (str(expr), tuple(used), kinds, accumulator)
         if key not in self.functors:
-            self.functors[key] = _functor_text(f"F{len(self.functors)}", expr, used, kinds, accumulator)
+            self.functors[key] = _functor_text(
+                f"F{len(self.functors)}", expr, used, kinds, accumulator
+            )
         name = f"F{list(self.functors).index(key)}"
         values = [self.operand(operands[i - first]) for i in used]
         return f"{name}{{{', '.join([*values, 'ld'])}}}"
@@ -125,16 +126,16 @@ class _Printer:
 
     def call(self, index: int, call: Call) -> str:
         """One call, with a wait before it where it depends on what other threads did."""
-        emit: Callable[[Any], str] = {
+        printers: dict[type, Callable[[Any], str]] = {
             Load: self.load,
             Store: self.store,
             LinearCall: self.linear,
             PointwiseCall: self.pointwise,
             NormCall: self.norm,
             AttentionCall: self.attention,
-        }[type(call)]
+        }
         wait = "      team.sync();\n" if index in self.segment.sync else ""
-        return f"{wait}      // %{call.label}\n      {emit(call)}\n"
+        return f"{wait}      // %{call.label}\n      {printers[type(call)](call)}\n"
 
     def load(self, call: Load) -> str:
         rows = call.to.rows
@@ -183,9 +184,7 @@ class _Printer:
     def scratch(self) -> str:
         """The rest of `sizes`: what the kernels need beside the planes."""
         lines = []
-        weights = dict.fromkeys(
-            c.weight for c in self.segment.calls if isinstance(c, LinearCall)
-        )
+        weights = dict.fromkeys(c.weight for c in self.segment.calls if isinstance(c, LinearCall))
         for weight in weights:
             lines.append(f"widen(s.scratch, linear_scratch_floats(weight[{weight}]));")
         shapes = dict.fromkeys(
@@ -209,10 +208,10 @@ class _Printer:
 
     def run_function(self, body: str) -> str:
         """The two exported functions."""
-        masks = "".join(
-            f"    float* mask{i} = {f'mask{i - 1} + {_mask_floats(self.segment.masks[i - 1])}' if i else 'memory + s.mask'};\n"
-            for i in range(len(self.segment.masks))
-        )
+        masks, place = "", "memory + s.mask"
+        for i, mask in enumerate(self.segment.masks):
+            masks += f"    float* mask{i} = {place};\n"
+            place = f"mask{i} + {_mask_floats(mask)}"
         loads = "".join(_mask_load(i, mask) for i, mask in enumerate(self.segment.masks))
         return _RUN.replace("@MASKS@", masks).replace("@LOADS@", loads).replace("@BODY@", body)
 
@@ -261,18 +260,15 @@ def _functor_text(
         "vector": "splat(p{i}[row])",
         "single": "splat(p{i}[0])",
     }
-    code = {
-        i: reads[kind].format(i=i) for i, kind in zip(used, kinds, strict=True)
-    }
+    code = {i: reads[kind].format(i=i) for i, kind in zip(used, kinds, strict=True)}
     if accumulator:
         code[0] = "x0"
     members = "".join(f"  const float* p{i};\n" for i in used)
-    values = "".join(
-        f"    const V x{i} = {text};\n" for i, text in code.items() if text != "x0"
-    )
+    values = "".join(f"    const V x{i} = {text};\n" for i, text in code.items() if text != "x0")
     first = "V x0, " if accumulator else ""
     return (
-        f"\nstruct {name} {{  // {expr}\n{members}  int64_t ld;\n"
+        f"\nstruct {name} {{  // {expr}\n"
+        f"{members}  int64_t ld;\n"
         f"  SC_INLINE V operator()({first}int64_t row, int64_t col) const {{\n{values}"
         f"    (void)row, (void)col;\n    return {vector_code(expr, lambda i: f'x{i}')};\n  }}\n}};\n"
     )

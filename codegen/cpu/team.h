@@ -44,7 +44,7 @@ struct Team {
     } else {
       for (int spins = 0; barrier->phase.load(std::memory_order_acquire) != next;) {
         cpu_relax();
-        if (++spins > 20000) {
+        if (++spins > 2000) {
           sched_yield();
           spins = 0;
         }

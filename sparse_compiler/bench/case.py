@@ -31,7 +31,8 @@ class Case:
     @property
     def key(self) -> str:
         """A file name: unique among cases, the same for the same case."""
-        parts = [self.model, self.pattern.replace(":", "of"), f"{self.sparsity:g}", f"b{self.batch}"]
+        pattern = self.pattern.replace(":", "of")
+        parts = [self.model, pattern, f"{self.sparsity:g}", f"b{self.batch}"]
         parts += [f"t{self.tokens}"] if self.tokens else []
         return "-".join([*parts, self.dtype, f"n{self.threads}"]).replace("/", "_")
 

@@ -40,9 +40,7 @@ class Expectation:
         model = model_named(self.model)
         check_sparsity(self.sparsity, self.pattern)
         tokens = (self.tokens or model.tokens) if model.tokens else None
-        return Case(
-            self.model, self.sparsity, self.pattern, self.batch, tokens, "float32", threads
-        )
+        return Case(self.model, self.sparsity, self.pattern, self.batch, tokens, "float32", threads)
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,17 @@ def read_expectations(path: Path) -> list[Expectation]:
     return [_expectation(table, f"{path}, ratio {i + 1}") for i, table in enumerate(tables)]
 
 
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+
+
 def _expectation(table: Mapping[str, Any], where: str) -> Expectation:
     known = {f.name: f for f in fields(Expectation)}
     for key, value in table.items():
         if key not in known:
             raise InputError(f"{where}: no field is named {key!r}", fix=nearest(key, known))
-        wanted: type = {"str": str, "int": int}.get(str(known[key].type), float)
-        if isinstance(value, bool) or not isinstance(value, (wanted, int) if wanted is float else wanted):
-            raise InputError(f"{where}: {key} is {value!r}, not of type {wanted.__name__}")
+        kind = str(known[key].type)
+        if isinstance(value, bool) or not isinstance(value, _KINDS[kind]):
+            raise InputError(f"{where}: {key} is {value!r}, not a value of type {kind}")
     missing = [n for n, f in known.items() if f.default is MISSING and n not in table]
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} missing")

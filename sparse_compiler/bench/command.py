@@ -79,7 +79,8 @@ def cases_of(request: Request, expectations: Sequence[Expectation]) -> list[Case
     """What is to be measured: of the models named, the suite, and the check. OptionError if bad."""
     threads = request.threads or len(os.sched_getaffinity(0))
     if request.dtype not in DTYPES:
-        raise OptionError(f"no dtype is named {request.dtype!r}", fix=nearest(request.dtype, DTYPES))
+        fix = nearest(request.dtype, DTYPES)
+        raise OptionError(f"no dtype is named {request.dtype!r}", fix=fix)
     cases = [expectation.case(threads) for expectation in expectations]
     if request.suite:
         cases += suite_cases(request.suite, threads)

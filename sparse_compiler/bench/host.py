@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -97,10 +98,8 @@ class Worker:
         return reply
 
     def _kill(self) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
 
     def _death(self, do: str) -> WorkerError:
@@ -113,11 +112,11 @@ class Worker:
 
 
 def _last_line(log: Path) -> str:
-    """The error that a traceback ends with: its first line, with the type, on one row."""
+    """The error that a traceback ends with, its type first, on one line of 300 characters."""
     lines = log.read_text(errors="replace").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent")]
     if not starts:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
     body = lines[starts[-1] + 1 :]
-    errors = [line for line in body if line and not line[0].isspace()]
-    return (errors[0] if errors else body[-1] if body else "")[:300]
+    first = next((i for i, line in enumerate(body) if line and not line[0].isspace()), 0)
+    return " ".join(" ".join(body[first:]).split())[:300]

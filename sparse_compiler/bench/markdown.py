@@ -18,7 +18,9 @@ made from it) and the same inputs. Before a time counts, the engine's outputs ar
 eager mode's, and again after the last round; an engine that is off by more than the tolerance
 gets no time. Rounds are interleaved: in each round every engine, in shuffled order, rests
 {rest_ms:g} ms, makes one untimed call and one timed one. ONNX Runtime's threads are told to stop
-spinning (`session.force_spinning_stop`), Intel's OpenMP to sleep after 1 ms (`KMP_BLOCKTIME`).
+spinning (`session.force_spinning_stop`), Intel's OpenMP to sleep after 1 ms (`KMP_BLOCKTIME`). A
+call whose threads waited for a core for more than {disturbed_share:.0%} of its time, because
+another program ran there, is made again, up to {retries} times.
 
 - **ms**: median of {rounds} rounds.
 - **speed-up**: baseline's time ÷ this engine's, round by round; median and its 95 % bootstrap
@@ -92,8 +94,11 @@ def _surroundings(results: Results) -> Iterator[str]:
     yield f"| versions | {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))} |"
     yield f"| commit | {m['commit']} |"
     busy = [c["busy_share"] for c in results.cases.values() if c["busy_share"] is not None]
+    kept = [row.disturbed_share for row in results.rows if row.disturbed_share is not None]
     if busy:
         yield f"| others' load while timing | up to {100 * max(busy):.0f} % of the cores |"
+    if kept:
+        yield f"| disturbed calls kept | {sum(kept) / len(kept):.0%} |"
     yield ""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from sparse_compiler.errors import OptionError, UnsupportedError
+from sparse_compiler.options import nearest
 
 from .case import Case
 from .layers import layer_inputs, parse_layer
@@ -115,6 +115,59 @@ def _vision(architecture: str, **settings: Any) -> Callable[[Case], nn.Module]:
     return build
 
 
+class DecodeStep(nn.Module):
+    """One step of a decoder whose keys and values of earlier tokens are given.
+
+    embeds [batch, tokens, hidden], keys and values [layers, batch, heads, past, width] ->
+    [batch, tokens, hidden].
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, embeds: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer in range(keys.shape[0]):
+            cache.update(keys[layer], values[layer], layer)
+        past = keys.shape[3]
+        positions = torch.arange(past, past + embeds.shape[1]).unsqueeze(0)
+        answer = self.model(
+            inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        hidden: torch.Tensor = answer.last_hidden_state
+        return hidden
+
+
+def _llama(case: Case) -> nn.Module:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=32, num_hidden_layers=_LLAMA_LAYERS, num_key_value_heads=4, **_LLAMA
+    )
+    return DecodeStep(transformers.LlamaModel(config))
+
+
+def _llama_step(case: Case) -> Inputs:
+    generator = torch.Generator().manual_seed(case.seed + 1)
+    hidden, heads = _LLAMA["hidden_size"], _LLAMA["num_attention_heads"]
+    past = (_LLAMA_LAYERS, case.batch, 4, _LLAMA_PAST, hidden // heads)
+    return {
+        "embeds": torch.randn(case.batch, case.tokens or 1, hidden, generator=generator),
+        "keys": torch.randn(past, generator=generator),
+        "values": torch.randn(past, generator=generator),
+    }
+
+
+_LLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32}
+_LLAMA_LAYERS = 4  # TinyLlama-1.1B has 22 like these; four show the same time per layer
+_LLAMA_PAST = 128
+
+
 def _linears(case: Case) -> nn.Module:
     return nn.Sequential(nn.Linear(8, 8))
 
@@ -129,9 +182,7 @@ MODELS: dict[str, Model] = {
     "minilm": Model(_minilm_architecture, _text, tokens=128, real_weights=_minilm),
     "bert": Model(_bert(), _text, tokens=128),
     "bert-tiny": Model(
-        _bert(
-            hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512
-        ),
+        _bert(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512),
         _text,
         tokens=32,
     ),
@@ -143,6 +194,7 @@ MODELS: dict[str, Model] = {
         _vision("MobileNetV2", num_labels=1001, tf_padding=False), _IMAGE, has_convolutions=True
     ),
     "vit": Model(_vision("ViT", num_labels=1000), _IMAGE, has_convolutions=True),
+    "llama-decode": Model(_llama, _llama_step, tokens=1),
     "call-overhead": Model(_linears, _rows),
 }
 
@@ -159,11 +211,10 @@ def model_named(name: str) -> Model:
             tokens=None if layer.is_convolution else 128,
             has_convolutions=layer.is_convolution,
         )
-    near = get_close_matches(name, MODELS, n=3)
     raise OptionError(
         f"no model is named {name!r}",
-        fix=(f"did you mean {', '.join(near)}? " if near else "")
-        + f"models: {', '.join(MODELS)}; layers: linear-OUTxIN, conv-OUTxINxK@SIZE[sSTRIDE][gGROUPS]",
+        fix=f"{nearest(name, MODELS)} A layer is linear-OUTxIN, conv-OUTxINxK@SIZE with s and the "
+        "stride or g and the groups after it, or minilm: and the path of a linear",
     )
 
 

@@ -21,6 +21,7 @@ from sparse_compiler.pruning.patterns import parse_pattern
 
 from .case import Case
 from .guest.serve import answer
+from .layers import parse_layer
 from .models import Inputs, build_model, calibrate_batch_norms, load_module, model_named
 from .work import count_work
 
@@ -29,18 +30,15 @@ SMALLEST = 4096
 
 
 def pruned_layers(module: nn.Module, case: Case) -> list[Layer]:
-    """Linears and convolutions of 4096 weights or more that fit the pattern.
+    """Linears and convolutions that fit the pattern; what a case's sparsity speaks of.
 
-    A model's first convolution stays dense; a convolution that is the whole model does not.
+    In a model those of 4096 weights or more but the first convolution; a layer alone always.
     """
     pattern = parse_pattern(case.pattern)
-    return [
-        layer
-        for layer in find_layers(module)
-        if layer.weight.numel() >= SMALLEST
-        and not (layer.first_conv and not case.model.startswith("conv-"))
-        and not pattern.misfit(layer.view.rows, layer.view.columns)
-    ]
+    layers = list(find_layers(module))
+    if parse_layer(case.model) is None:
+        layers = [x for x in layers if x.weight.numel() >= SMALLEST and not x.first_conv]
+    return [x for x in layers if not pattern.misfit(x.view.rows, x.view.columns)]
 
 
 def prune(module: nn.Module, case: Case) -> None:
@@ -49,7 +47,7 @@ def prune(module: nn.Module, case: Case) -> None:
         return
     names = tuple(layer.name for layer in pruned_layers(module, case))
     recipe = Magnitude(
-        case.sparsity, case.pattern, include=names, min_weights=SMALLEST, keep_first_conv=False
+        case.sparsity, case.pattern, include=names, min_weights=0, keep_first_conv=False
     )
     sparsify(module, recipe, inplace=True)
     for child in module.modules():
@@ -72,7 +70,8 @@ class Reference:
         calibrate_batch_norms(module, inputs)
         module = module.to(getattr(torch, self._case.dtype)).requires_grad_(False)
         save_model(module, str(self._folder / "model.safetensors"))
-        np.savez(self._folder / "inputs.npz", **{k: v.numpy() for k, v in inputs.items()})
+        feed: dict[str, Any] = {name: tensor.numpy() for name, tensor in inputs.items()}
+        np.savez(self._folder / "inputs.npz", **feed)
         return self._run(module, inputs)
 
     def export(self) -> dict[str, Any]:
@@ -95,7 +94,7 @@ class Reference:
         floats = getattr(torch, self._case.dtype)
         cast = [t.to(floats) if t.is_floating_point() else t for t in inputs.values()]
         result = torch.utils._pytree.tree_leaves(module(*cast))
-        outputs = {f"out{i}": t.float().numpy() for i, t in enumerate(result)}
+        outputs: dict[str, Any] = {f"out{i}": t.float().numpy() for i, t in enumerate(result)}
         np.savez(self._folder / "reference.npz", **outputs)
         weights = [layer.weight for layer in pruned_layers(module, self._case)]
         zeros = sum(int((w == 0).sum()) for w in weights)

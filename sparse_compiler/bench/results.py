@@ -46,6 +46,7 @@ class Row:
     arithmetic_share: float | None = None
     bandwidth_share: float | None = None
     idle_share: float | None = None
+    disturbed_share: float | None = None
     samples_ns: tuple[int, ...] = ()
 
     @property

@@ -264,7 +264,14 @@ def _fill_times(bench: Bench, state: _CaseRun) -> None:
         if state.rows[name].status == "ok":
             median, low, high = spread_ms(ns)
             idle = float(np.median(state.samples.idle[name]))
-            state.update(name, median_ms=median, low_ms=low, high_ms=high, idle_share=idle)
+            state.update(
+                name,
+                median_ms=median,
+                low_ms=low,
+                high_ms=high,
+                idle_share=idle,
+                disturbed_share=state.samples.disturbed.get(name, 0) / len(ns),
+            )
 
 
 def _finish(bench: Bench, state: _CaseRun, overheads: dict[str, float]) -> None:

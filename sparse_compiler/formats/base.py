@@ -1,7 +1,7 @@
 """What a storage format states: its ideal size and the predicted time of a linear that uses it.
 
-A linear of an [M, K] weight on n columns is arithmetic at a share of the machine's peak, or the
-stream of its weight from memory, whichever takes longer.
+A linear of an [M, K] weight on n columns is its arithmetic, or the stream of its weight from
+memory, whichever takes longer.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from ..registry import Registry
 
 @dataclass(frozen=True)
 class Machine:
-    """vector: floats per vector; flops_per_ns: peak of one core; bytes_per_ns: of all memory."""
+    """vector: floats per vector; flops_per_ns: peak of one core; bytes_per_ns: of all memory.
+
+    torch_share: part of the peak that torch's own dense linear reaches.
+    """
 
     vector: int = 8
     flops_per_ns: float = 100.0
     bytes_per_ns: float = 28.0
+    torch_share: float = 0.9
 
     @property
-    def fma_ns(self) -> float:
-        """One vector multiply-add at full throughput."""
-        return 2 * self.vector / self.flops_per_ns
+    def slowness(self) -> float:
+        """Time of one vector multiply-add relative to the core on which costs were fitted."""
+        return 2 * self.vector / self.flops_per_ns / 0.125
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,13 @@ class LinearShape:
     columns: int
     nnz: int
     n: int
+
+
+def torch_linear_ns(shape: LinearShape, machine: Machine, threads: int) -> float:
+    """What torch's dense linear takes: every weight times every column, or reading the weight."""
+    numbers = shape.rows * shape.columns
+    compute = 2 * numbers * shape.n / (machine.flops_per_ns * machine.torch_share) / threads
+    return max(compute, numbers * 4 / machine.bytes_per_ns)
 
 
 class Format(Protocol):

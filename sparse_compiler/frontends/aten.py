@@ -6,6 +6,7 @@ with torch, so a missing rule costs speed and never a wrong number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sympy
@@ -23,7 +24,7 @@ FLOATS = ("f32", "f64", "f16", "bf16")
 RULES: dict[str, Rule] = {}
 
 
-def rule(*targets: str) -> Any:
+def rule(*targets: str) -> Callable[[Rule], Rule]:
     """Registers a function for these ATen overloads."""
 
     def enter(function: Rule) -> Rule:
@@ -106,7 +107,9 @@ def _attention(imp: Importer, node: fx.Node) -> Result:
     scale = imp.number(args["scale"]) if args["scale"] is not None else None
     if args["scale"] is not None and not isinstance(scale, (int, float)):
         return None
-    op = Attention(mask is not None, bool(args["is_causal"]), None if scale is None else float(scale))
+    op = Attention(
+        mask is not None, bool(args["is_causal"]), None if scale is None else float(scale)
+    )
     return imp.add(op, [*(t[0] for t in known), *([mask[0]] if mask is not None else [])])
 
 

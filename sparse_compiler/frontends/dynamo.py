@@ -30,7 +30,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from ..errors import UnsupportedError
 from ..ir.graph import Graph
 from ..ir.refusal import No
-from ..ir.types import tensor_type
+from ..ir.types import dim_of, tensor_type
 from .aten import RULES
 from .importer import Imported, Importer, clean_path, symbol_ranges
 
@@ -61,7 +61,7 @@ def static_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> dict[int
 
 
 def guard_identity(statics: Iterable[StaticInput]) -> None:
-    """Recompiles when another tensor takes the place of one of these. Call while Dynamo compiles."""
+    """Recompiles when another tensor takes the place of one. Call while Dynamo compiles."""
     for static in statics:
         install_guard(static.source.make_guard(GuardBuilder.ID_MATCH))
 
@@ -97,10 +97,6 @@ def _trains(node: fx.Node) -> bool:
     return arguments.arguments.get("running_mean", node) is not None
 
 
-class NeedsGradients(Exception):  # noqa: N818: a signal that never leaves this package
-    """AOTAutograd asked for a forward and a backward graph."""
-
-
 @dataclass
 class Deferred:
     """What AOTAutograd wraps: the captured graph now, its compiled form as `target` later.
@@ -125,7 +121,7 @@ def capture(
     """Traces to a functional ATen graph with composites whole: (what to call, what to compile).
 
     The compilation is deferred because Inductor must not run while the decompositions of
-    composites are switched off. Raises `NeedsGradients` where autograd would be needed.
+    composites are switched off. Call it with gradients off, or with inputs that need none.
     """
     captured: list[Deferred] = []
 
@@ -133,14 +129,10 @@ def capture(
         captured.append(Deferred(graph, list(fake_inputs)))
         return captured[-1]
 
-    def training(graph: fx.GraphModule, fake_inputs: Sequence[Any]) -> Any:
-        raise NeedsGradients
-
     composites, _ = _split_decomp_table_to_cia_and_python_decomp({})
     with _override_composite_implicit_decomp(composites):
         call = aot_autograd(
-            fw_compiler=training,
-            bw_compiler=training,
+            fw_compiler=inference,
             inference_compiler=inference,
             decompositions={},
             keep_inference_input_mutations=True,
@@ -182,6 +174,23 @@ def import_aot_graph(gm: fx.GraphModule, statics: Mapping[int, StaticInput]) -> 
     return Imported(graph, params, importer.origin)
 
 
+def size_hints(fake_inputs: Sequence[Any]) -> dict[str, int]:
+    """The example's sizes, by the symbols that stand for them."""
+    sizes = [x for x in fake_inputs if isinstance(x, torch.SymInt)]
+    sizes += [
+        size
+        for x in fake_inputs
+        if isinstance(x, torch.Tensor)
+        for size in x.shape
+        if isinstance(size, torch.SymInt)
+    ]
+    return {
+        str(size.node.expr): int(size.node.hint)
+        for size in sizes
+        if size.node.expr.is_Symbol and size.node.hint is not None
+    }
+
+
 def captured_params(graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> set[str]:
     """Parameters that computing `outputs` from `inputs` reads."""
     seen = set(inputs)
@@ -219,8 +228,10 @@ def _enter_placeholder(
     importer: Importer, node: fx.Node, static: StaticInput | None, params: dict[str, torch.Tensor]
 ) -> None:
     example = node.meta.get("val")
-    if isinstance(example, (torch.SymInt, torch.SymFloat)):
-        importer.values[node] = symbolic(example)
+    if isinstance(example, torch.SymInt):
+        importer.values[node] = dim_of(example)
+    elif isinstance(example, torch.SymFloat):
+        importer.values[node] = example.node.expr
     elif not isinstance(example, torch.Tensor):
         importer.values[node] = example
     elif static is None:
@@ -228,13 +239,6 @@ def _enter_placeholder(
     else:
         name = importer.builder.fresh(static.path)
         _enter_param(importer, node, name, static.tensor, params)
-
-
-def symbolic(number: torch.SymInt | torch.SymFloat) -> Any:
-    """The expression behind a symbolic number, as a dimension where it is whole."""
-    from ..ir.types import dim_of
-
-    return dim_of(number) if isinstance(number, torch.SymInt) else number.node.expr
 
 
 def _enter_attribute(

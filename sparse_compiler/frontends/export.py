@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import InputError, UnsupportedError
 from ..ir.types import tensor_type
@@ -159,7 +160,9 @@ def _user_input(
 ) -> None:
     example = node.meta.get("val")
     if isinstance(example, torch.Tensor):
-        importer.enter(node, importer.builder.input(node.name, tensor_type(example)))
+        importer.enter(
+            node, importer.builder.input(importer.builder.fresh(node.name), tensor_type(example))
+        )
         positions.append(position)
         return
     if isinstance(example, (torch.SymInt, torch.SymFloat)):
@@ -205,17 +208,22 @@ def _finish(
     results: list[str] = []
     leaves: list[int | Constant] = []
     updates: list[tuple[str, str]] = []
-    targets = _mutation_targets(program, signature)
+    targets = _mutation_targets(program, importer)
     for spec, out in zip(signature.output_specs, outputs, strict=True):
         value = importer.values.get(out) if isinstance(out, fx.Node) else out
         if spec.kind is OutputKind.USER_OUTPUT:
-            if isinstance(value, str):
+            if isinstance(out, fx.Node) and isinstance(value, str):
                 leaves.append(len(results))
                 results.append(value)
+            elif isinstance(value, sympy.Basic):
+                raise UnsupportedError(
+                    f"the model returns the size {value}, which changes from call to call",
+                    fix="return it as a tensor, or compile without dynamic_shapes",
+                )
             else:
                 leaves.append(Constant(value))
         elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
-            updates.append((str(value), targets[str(spec.target)]))
+            updates.append((str(value), targets[spec.kind, str(spec.target)]))
         else:
             raise UnsupportedError(f"the exported program returns a {spec.kind.name.lower()}")
     types = [v.type for v in importer.builder.inputs]
@@ -223,15 +231,24 @@ def _finish(
         results, updates, symbol_ranges(types, program.range_constraints), importer.objects
     )
     call = CallSpec(
-        program.call_spec.in_spec, program.call_spec.out_spec, tuple(positions), fixed, tuple(leaves)
+        program.call_spec.in_spec,
+        program.call_spec.out_spec,
+        tuple(positions),
+        fixed,
+        tuple(leaves),
     )
     return ExportedModel(Imported(graph, params, importer.origin), call)
 
 
 def _mutation_targets(
-    program: torch.export.ExportedProgram, signature: ExportGraphSignature
-) -> dict[str, str]:
-    """Graph value behind each buffer or input that the model writes to."""
-    names = {s.target: s.target for s in signature.input_specs if s.target is not None}
-    return names | {s.arg.name: s.arg.name for s in signature.input_specs}
-
+    program: torch.export.ExportedProgram, importer: Importer
+) -> dict[tuple[OutputKind, str], str]:
+    """Graph value behind each buffer, by its path, or input, by its name, that is written to."""
+    values = {node.name: importer.values.get(node) for node in program.graph.nodes}
+    found: dict[tuple[OutputKind, str], str] = {}
+    for spec in program.graph_signature.input_specs:
+        value = values.get(spec.arg.name)
+        if isinstance(value, str):
+            found[OutputKind.USER_INPUT_MUTATION, spec.arg.name] = value
+            found[OutputKind.BUFFER_MUTATION, str(spec.target)] = value
+    return found

@@ -12,9 +12,10 @@ import contextlib
 import hashlib
 import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, Protocol, cast
 
 import torch
 from torch import fx
@@ -22,10 +23,10 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..errors import CodegenError
+from ..ir.interpret import symbols_in
 from ..ir.text import print_type
+from ..ir.types import Type
 from .importer import Imported
-
-Run = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
 class Segment(Protocol):
@@ -37,34 +38,48 @@ class Segment(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
-    def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Contiguous inputs -> contiguous, freshly allocated outputs."""
+    @property
+    def run(self) -> Callable[..., list[torch.Tensor]]:
+        """`run(tensors)`: contiguous inputs -> contiguous, freshly allocated outputs.
+
+        Where the inputs' shapes do not determine every symbol of the outputs' (`[s0*s1, 768]`),
+        it is called as `run(tensors, {"s0": 8, "s1": 16})`.
+        """
 
 
-_run: dict[int, Run] = {}
-_examples: dict[int, list[torch.Tensor]] = {}
+@dataclass(frozen=True)
+class _Entry:
+    """symbols: those that are passed by value; examples: fake tensors like the results."""
+
+    run: Callable[..., list[torch.Tensor]]
+    symbols: tuple[str, ...]
+    examples: tuple[torch.Tensor, ...]
+
+
+_entries: dict[int, _Entry] = {}
 
 # `Library.impl` costs a quarter of what `torch.library.custom_op` does, per call.
-_LIBRARY = torch.library.Library("sparse_compiler", "FRAGMENT")
-_LIBRARY.define("run_segment(Tensor[] inputs, int segment) -> Tensor[]")
+_LIBRARY: Any = torch.library.Library(  # type: ignore[no-untyped-call]
+    "sparse_compiler", "FRAGMENT"
+)
+_LIBRARY.define("run_segment(Tensor[] inputs, SymInt[] sizes, int segment) -> Tensor[]")
 
 
-def _run_segment(inputs: list[torch.Tensor], segment: int) -> list[torch.Tensor]:
-    return _run[segment]([t if t.is_contiguous() else t.contiguous() for t in inputs])
+def _run_segment(inputs: list[torch.Tensor], sizes: list[int], segment: int) -> list[torch.Tensor]:
+    entry = _entries[segment]
+    if not sizes:
+        return entry.run(inputs)
+    return entry.run(inputs, dict(zip(entry.symbols, sizes, strict=True)))
 
 
-def _fake_segment(inputs: list[torch.Tensor], segment: int) -> list[torch.Tensor]:
+def _fake_segment(inputs: list[torch.Tensor], sizes: list[int], segment: int) -> list[torch.Tensor]:
     """Empty results in the sizes, possibly symbolic, that tracing found for the same values."""
-    return [torch.empty(e.shape, dtype=e.dtype, device=e.device) for e in _examples[segment]]
+    examples = _entries[segment].examples
+    return [torch.empty(e.shape, dtype=e.dtype, device=e.device) for e in examples]
 
 
 _LIBRARY.impl("run_segment", _run_segment, "CompositeExplicitAutograd")
 torch.library.register_fake("sparse_compiler::run_segment", _fake_segment, lib=_LIBRARY)
-
-
-def _release(handle: int) -> None:
-    _run.pop(handle, None)
-    _examples.pop(handle, None)
 
 
 def _new_handle(signature: str) -> int:
@@ -73,10 +88,10 @@ def _new_handle(signature: str) -> int:
     Inductor caches on the graph's text, in which the number stands: equal numbers must mean equal
     types of the results.
     """
-    for ordinal in range(len(_run) + 1):
+    for ordinal in range(len(_entries) + 1):
         digest = hashlib.sha256(f"{ordinal}:{signature}".encode()).digest()
         handle = int.from_bytes(digest[:7])
-        if handle not in _run:
+        if handle not in _entries:
             return handle
     raise CodegenError("no free handle for a segment")
 
@@ -91,7 +106,7 @@ class Hosted:
     def release_with(self, owner: object) -> None:
         """Forgets the segments when `owner`, the compiled code, is collected."""
         for handle in self.handles:
-            weakref.finalize(owner, _release, handle)
+            weakref.finalize(owner, _entries.pop, handle, None)
 
 
 def host(gm: fx.GraphModule, imported: Imported, segments: Sequence[Segment]) -> Hosted:
@@ -116,34 +131,56 @@ def _insert(
     graph: fx.Graph, imported: Imported, values: dict[str, fx.Node], segment: Segment
 ) -> int:
     """Calls one segment behind the last of its inputs and lets all users read its results."""
+    types = imported.graph.types
     inputs = [values[name] for name in segment.inputs]
     old = [values[name] for name in segment.outputs]
-    types = [[print_type(imported.graph.types[n]) for n in names]
-             for names in (segment.inputs, segment.outputs)]
-    handle = _new_handle(f"{types[0]} -> {types[1]}")
-    _run[handle] = segment.run
-    _examples[handle] = [node.meta["val"] for node in old]
-    with graph.inserting_after(_last(graph, inputs)):
-        anchor = graph.call_function(torch.ops.sparse_compiler.run_segment.default, ([], handle))
-    with graph.inserting_before(anchor):
-        anchor.args = ([_contiguous(graph, node) for node in inputs], handle)
-    with graph.inserting_before(anchor.next):
+    sizes = _size_nodes(graph, _undetermined(types, segment))
+    taken, given = [
+        [print_type(types[n]) for n in names] for names in (segment.inputs, segment.outputs)
+    ]
+    handle = _new_handle(f"{taken}, {list(sizes)} -> {given}")
+    examples = tuple(node.meta["val"] for node in old)
+    _entries[handle] = _Entry(segment.run, tuple(sizes), examples)
+    operands = [*inputs, *sizes.values()]
+    with graph.inserting_after(_last(graph, operands)):
+        call = graph.call_function(torch.ops.sparse_compiler.run_segment.default)
+    with graph.inserting_before(call):
+        ready = [_contiguous(graph, node) for node in inputs]
+        call.args = (ready, list(sizes.values()), handle)
+    with graph.inserting_before(call.next):
         for i, (name, node) in enumerate(zip(segment.outputs, old, strict=True)):
-            new = graph.call_function(operator.getitem, (anchor, i))
-            new.meta["val"] = torch.empty_like(
-                node.meta["val"], memory_format=torch.contiguous_format
+            values[name] = _restore_strides(
+                graph, graph.call_function(operator.getitem, (call, i)), node.meta["val"]
             )
-            restored = _restore_strides(graph, new, node.meta["val"])
-            restored.meta.setdefault("val", node.meta["val"])
-            node.replace_all_uses_with(restored)
-            values[name] = restored
+            node.replace_all_uses_with(values[name])
     return handle
+
+
+def _undetermined(types: Mapping[str, Type], segment: Segment) -> list[str]:
+    """Symbols of the results that no dimension of an input is by itself, in order."""
+    given = [types[name] for name in segment.inputs]
+    plain = {str(d) for t in given for d in getattr(t, "shape", ()) if getattr(d, "is_Symbol", 0)}
+    needed = {s for name in (*segment.inputs, *segment.outputs) for s in symbols_in(types[name])}
+    return sorted(needed - plain)
+
+
+def _size_nodes(graph: fx.Graph, symbols: Sequence[str]) -> dict[str, fx.Node]:
+    """The nodes that hold these symbols at run time: placeholders, or results of `item`."""
+    found: dict[str, fx.Node] = {}
+    for node in graph.nodes if symbols else ():
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            found.setdefault(str(value.node.expr), node)
+    missing = [name for name in symbols if name not in found]
+    if missing:
+        raise CodegenError(f"no input of the traced graph gives the size {missing[0]}")
+    return {name: found[name] for name in symbols}
 
 
 def _last(graph: fx.Graph, nodes: Sequence[fx.Node]) -> fx.Node:
     """The last of `nodes` and of the placeholders."""
     wanted = set(nodes)
-    last = next(iter(graph.nodes))
+    last: fx.Node = next(iter(graph.nodes))
     for node in graph.nodes:
         if node in wanted or node.op == "placeholder":
             last = node
@@ -154,27 +191,31 @@ def _contiguous(graph: fx.Graph, node: fx.Node) -> fx.Node:
     value = node.meta["val"]
     if torch._prims_common.is_contiguous_or_false(value):
         return node
-    options = {"memory_format": torch.contiguous_format}
+    return _copy(graph, node)
+
+
+def _copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    options: dict[str, Any] = {"memory_format": torch.contiguous_format}
     return graph.call_function(torch.ops.aten.clone.default, (node,), options)
 
 
 def _restore_strides(graph: fx.Graph, node: fx.Node, example: torch.Tensor) -> fx.Node:
     """`node`, contiguous, in the order of strides of `example`, where that is dense."""
-    if torch._prims_common.is_contiguous_or_false(example):
-        return node
     order = dense_order(example)
-    if order is None:
+    if order is None or order == sorted(order):
+        node.meta["val"] = torch.empty_like(example, memory_format=torch.contiguous_format)
         return node
-    aten = torch.ops.aten
+    permute = torch.ops.aten.permute.default
     back = [order.index(d) for d in range(len(order))]
-    moved = graph.call_function(aten.permute.default, (node, order))
-    options = {"memory_format": torch.contiguous_format}
-    copied = graph.call_function(aten.clone.default, (moved,), options)
-    return graph.call_function(aten.permute.default, (copied, back))
+    moved = _copy(graph, graph.call_function(permute, (node, order)))
+    restored = graph.call_function(permute, (moved, back))
+    restored.meta["val"] = example
+    return restored
 
 
 def dense_order(example: torch.Tensor) -> list[int] | None:
     """Dimensions from the largest stride to the smallest, where together they leave no gap."""
+
     def hint(stride: int | torch.SymInt) -> int:
         return stride.node.hint if isinstance(stride, torch.SymInt) else stride
 
@@ -210,7 +251,7 @@ def _order(graph: fx.Graph) -> None:
             "the segments of a graph wait for one another",
             node=", ".join(str(n) for n in list(waiting)[:4]),
         )
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.next is not after:
             before.append(after)
 
@@ -224,16 +265,16 @@ def compile_hosted(hosted: Hosted, fake_inputs: Sequence[Any]) -> Callable[[list
     with fake_mode or contextlib.nullcontext():
         gm = decompose(hosted.gm, fake_inputs)
     with V.set_fake_mode(fake_mode):
-        code: Any = compile_fx_forward(
+        code = compile_fx_forward(
             gm,
             fake_inputs,
-            num_orig_model_outputs=len(gm.graph.output_node().args[0]),
+            num_orig_model_outputs=len(cast(Sequence[Any], gm.graph.output_node().args[0])),
             num_example_inputs=len(fake_inputs),
             compiler_config_extra=create_compiler_config_extra(gm),
             is_inference=True,
         )
     hosted.release_with(code)
-    return code
+    return cast(Callable[[list[Any]], Any], code)
 
 
 def decompose(gm: fx.GraphModule, fake_inputs: Sequence[Any]) -> fx.GraphModule:

@@ -69,8 +69,11 @@ class Importer:
         example = node.meta.get("val")
         if isinstance(example, (torch.SymInt, int)) and not isinstance(example, bool):
             self.values[node] = dim_of(example)
-            if target_name(node).startswith("aten.sym_") or not _brings_symbol(self, example):
+            if target_name(node).startswith("aten.sym_") or not _brings_symbol(self):
                 return
+        if isinstance(example, (torch.SymBool, torch.SymFloat)) and not _brings_symbol(self):
+            self.values[node] = as_dim(example.node.expr)  # arithmetic on sizes, for their checks
+            return
         if target_name(node).split(".")[-2:-1] and _short_target(node) in _IGNORED:
             return
         rule = self.rules.get(target_name(node))
@@ -190,7 +193,7 @@ class Importer:
         self.values[node] = Object(name)
 
 
-def _brings_symbol(importer: Importer, example: torch.SymInt | int) -> bool:
+def _brings_symbol(importer: Importer) -> bool:
     """True where a number comes out of a tensor at run time (`item`), not out of sizes."""
     node = importer._current()
     return any(
@@ -220,7 +223,7 @@ def target_name(node: fx.Node) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return f"higher_order.{target.name()}"
+        return f"higher_order.{target._name}"
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
 
 
@@ -229,7 +232,9 @@ def _short_target(node: fx.Node) -> str:
     return name.split(".")[1] if name.count(".") >= 1 else name
 
 
-_PATH_NOISE = re.compile(r"L\['self'\]|L__self__|_modules|_parameters|_buffers|_orig_mod|[\[\]'\"]+")
+_PATH_NOISE = re.compile(
+    r"L\['self'\]|L__self__|_modules|_parameters|_buffers|_orig_mod|[\[\]'\"]+"
+)
 
 
 def clean_path(path: str) -> str:
@@ -249,6 +254,7 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 def location(node: fx.Node) -> str:
     """`modeling_bert.py:175` of the user's innermost line outside of torch, where known."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = [f for f in frames if not f[0].startswith("<")]  # `<eval_with_key>.7` has a counter
     own = [f for f in frames if "/torch/" not in f[0]] or frames
     return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else ""
 

@@ -12,7 +12,7 @@ from ..ir.graph import Graph, Node
 from ..ir.refusal import No
 from ..ops.linear import Linear
 from ..ops.torch_call import TorchCall
-from ..passes.base import Context
+from ..passes.base import TORCH, Context
 from ..runtime.pipeline import Lowered
 
 _LAYER_CALLS = (
@@ -55,7 +55,7 @@ class LayerEntry:
     reason: str | None
     candidates: tuple[CandidateEntry, ...] = ()
     gain: float | None = None
-    """Predicted time of dense over that of the choice; None where torch runs the layer."""
+    """Predicted time of torch's dense layer over ours; None where torch runs it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class Report:
         header = ("layer", "op", "pattern", "density", "format", "gain", "fused")
         rows = [header, *(_row(layer) for layer in self.layers)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
+        ]
         lines.insert(1, "  ".join("-" * w for w in widths))
         reasons = [f"{layer.name}: {layer.reason}" for layer in self.layers if layer.reason]
         return "\n".join([*lines, "", *reasons, *([""] if reasons else []), self.summary()]) + "\n"
@@ -185,7 +187,8 @@ def _reason(
         return None
     refusals = context.refusals.get(node.name, [])
     if native:
-        refused = [c.refused for c in context.candidates.get(node.name, ()) if c.refused]
+        others = context.candidates.get(node.name, ())
+        refused = [c.refused for c in others if c.refused and c.format != TORCH]
         return str(refused[0]) if refused else None
     useful = [r for r in refusals if r.code not in ("not_packed", "outside_region", "packed")]
     if useful:
@@ -197,7 +200,7 @@ def _reason(
 
 def _gain(context: Context, name: str, format_: str) -> float | None:
     times = {c.format: c.predicted_ns for c in context.candidates.get(name, ())}
-    return times["dense"] / times[format_] if times.get(format_) and "dense" in times else None
+    return times[TORCH] / times[format_] if times.get(format_) and TORCH in times else None
 
 
 def _row(layer: LayerEntry) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ def bind_shape(type_: TensorType, shape: Sequence[int], symbols: dict[str, int])
         return f"it has {len(shape)} dimensions where {type_.rank} are expected"
     for i, (dim, size) in enumerate(zip(type_.shape, shape, strict=True)):
         if not isinstance(dim, int):
-            solve_dim(dim, int(size), symbols)
+            if not solve_dim(dim, int(size), symbols):
+                return f"dimension {i} is {size}, which {dim} cannot be"
             if symbols_of([dim]) - set(symbols):
                 continue
         if evaluate(dim, symbols) != size:
@@ -31,18 +32,25 @@ def bind_shape(type_: TensorType, shape: Sequence[int], symbols: dict[str, int])
     return None
 
 
-def solve_dim(dim: sympy.Expr, size: int, symbols: dict[str, int]) -> None:
-    """Enters the one unknown symbol of `dim` = `size`, where there is exactly one."""
+def solve_dim(dim: sympy.Expr, size: int, symbols: dict[str, int]) -> bool:
+    """Enters the one unknown symbol of `dim` = `size`, where exactly one number fits.
+
+    False where none does; True also where several do or nobody can tell (`FloorDiv(s0, 2)` = 3).
+    """
     unknown = [s for s in dim.free_symbols if s.name not in symbols]
     if len(unknown) != 1:
-        return
+        return True
     if dim.is_Symbol:
         symbols[unknown[0].name] = size
-        return
-    known = {s: symbols[s.name] for s in dim.free_symbols if s.name in symbols}
-    roots = sympy.solve(dim.xreplace(known) - size, unknown[0])
+        return True
+    known = {s: sympy.Integer(symbols[s.name]) for s in dim.free_symbols if s.name in symbols}
+    try:
+        roots = sympy.solve(dim.xreplace(known) - size, unknown[0])
+    except NotImplementedError:
+        return True
     if len(roots) == 1 and roots[0].is_Integer:
         symbols[unknown[0].name] = int(roots[0])
+    return bool(roots)
 
 
 def bind_inputs(graph: Graph, inputs: Sequence[torch.Tensor]) -> dict[str, int]:

@@ -30,7 +30,7 @@ _TENSOR = re.compile(r"([a-z0-9_]+)\[(.*?)\]((?:\{[^}]*\})*)$")
 _LAYOUT = re.compile(r"(\d+(,\d+)*)?\|(\d+(,\d+)*)?$")
 _SYMBOL = re.compile(r"symbol (\w+) in \[(\d+), (\d+|inf)\]$")
 _UPDATE = re.compile(rf"update {_NAME} = {_NAME}(?:\s+#.*)?$")
-_OBJECT = re.compile(rf"object {_NAME}: (\w+)$")
+_OBJECT = re.compile(rf"object {_NAME}$")
 
 
 def print_type(type_: Type | None) -> str:
@@ -94,7 +94,7 @@ def print_graph(graph: Graph) -> str:
         f"symbol {name} in [{r.low}, {'inf' if r.high is None else r.high}]"
         for name, r in sorted(graph.symbols.items())
     ]
-    lines += [f"object %{n}: {type(o).__name__}" for n, o in sorted(graph.objects.items())]
+    lines += [f"object %{name}" for name in sorted(graph.objects)]
     lines += [f"input %{v.name}: {print_type(v.type)}" for v in graph.inputs]
     lines += [f"param %{v.name}: {print_type(v.type)}" for v in graph.params]
     lines += [print_node(node) for node in graph.nodes]

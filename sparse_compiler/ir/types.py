@@ -15,7 +15,7 @@ from typing import TypeAlias
 import sympy
 import torch
 
-from ..errors import UnsupportedError
+from ..errors import InputError, UnsupportedError
 
 Dim: TypeAlias = int | sympy.Expr
 
@@ -63,9 +63,19 @@ def as_dim(value: int | sympy.Expr) -> Dim:
 
 
 def evaluate(dim: Dim, symbols: Mapping[str, int]) -> int:
-    """The number a dimension stands for under `symbols` (name -> value)."""
+    """The number a dimension stands for under `symbols` (name -> value).
+
+    Raises `InputError` on a symbol that has none.
+    """
     if isinstance(dim, int):
         return dim
+    unknown = sorted(s.name for s in dim.free_symbols if s.name not in symbols)
+    if unknown:
+        raise InputError(
+            f"dimension {unknown[0]} has no value",
+            why=f"no shape among the inputs determines it; {dim} needs it",
+            fix="make a dimension of an input exactly this symbol",
+        )
     return int(dim.xreplace({s: sympy.Integer(symbols[s.name]) for s in dim.free_symbols}))
 
 

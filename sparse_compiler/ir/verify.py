@@ -6,7 +6,11 @@ declared, updates go to inputs or parameters. All violations are collected and r
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Any
+
 from ..errors import GraphSyntaxError, VerifyError
+from .attrs import Object, map_attr
 from .graph import Graph, Node
 from .text import print_node, print_type
 from .types import Layout, TensorType, TupleType, Type, symbols_of
@@ -21,7 +25,7 @@ def verify(graph: Graph) -> None:
             problems.append(f"%{value.name} is defined twice")
         known[value.name] = value.type
     for node in graph.nodes:
-        problems += _node_problems(node, known)
+        problems += _node_problems(node, known, graph.objects)
         if node.name in known:
             problems.append(f"%{node.name} is defined twice")
         known[node.name] = node.type
@@ -43,8 +47,22 @@ def verify(graph: Graph) -> None:
         raise VerifyError("the graph is not valid", why="\n       ".join(problems))
 
 
-def _node_problems(node: Node, known: dict[str, Type]) -> list[str]:
+def _objects(node: Node) -> list[str]:
+    """Names of the objects that the node's attributes stand for."""
+    names: list[str] = []
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, Object):
+            names.append(value.name)
+        return value
+
+    map_attr(tuple(node.op.attributes().values()), leaf)
+    return names
+
+
+def _node_problems(node: Node, known: dict[str, Type], objects: Container[str]) -> list[str]:
     missing = [f"%{i} is used before it is defined" for i in node.inputs if i not in known]
+    missing += [f"object %{o} is not in the graph" for o in _objects(node) if o not in objects]
     if missing:
         return [f"{print_node(node)}: {problem}" for problem in missing]
     try:

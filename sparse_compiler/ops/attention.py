@@ -14,7 +14,6 @@ from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type
 from .pointwise import broadcast
 
-
 PLANES = Layout((1, 3, 0, 2), 2)
 """Heads and features count planes, samples and tokens run inside them."""
 MAX_HEAD_SIZE = 256
@@ -39,7 +38,9 @@ class Attention(Op):
         q, k, v = tensors[:3]
         if not (q.rank == k.rank == v.rank == 4 and q.dtype == k.dtype == v.dtype):
             raise VerifyError(f"attention of {q.shape}, {k.shape}, {v.shape}")
-        if q.shape[3] != k.shape[3] or k.shape[1:3] != v.shape[1:3]:
+        same = q.shape[0] == k.shape[0] == v.shape[0] and q.shape[3] == k.shape[3]
+        grouped = q.shape[1] == k.shape[1] or q.shape[1] % k.shape[1] == 0
+        if not (same and grouped and k.shape[1:3] == v.shape[1:3]):
             raise VerifyError(f"attention of {q.shape}, {k.shape}, {v.shape}")
         if self.mask:
             scores = (*q.shape[:3], k.shape[2])

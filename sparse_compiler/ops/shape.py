@@ -22,9 +22,9 @@ class Reshape(Op):
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         (x,) = tensor_inputs(self, types, 1, 1)
-        if isinstance(product(x.shape), int) and isinstance(product(self.shape), int):
-            if product(x.shape) != product(self.shape):
-                raise VerifyError(f"reshape of {x.shape} to {self.shape} changes the size")
+        sizes = (product(x.shape), product(self.shape))
+        if all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]:
+            raise VerifyError(f"reshape of {x.shape} to {self.shape} changes the size")
         layout = None if x.layout is None else reshape_layout(x.shape, x.layout, self.shape)
         return TensorType(x.dtype, self.shape, layout)
 
@@ -99,7 +99,7 @@ class Slice(Op):
 @OPS.register("relayout")
 @dataclass(frozen=True)
 class Relayout(Op):
-    """The same tensor stored in another order. planes: as in `Layout`; an empty order: row-major."""
+    """The same tensor stored in another order, as in `Layout`; an empty order: row-major."""
 
     name: ClassVar[str] = "relayout"
     order: tuple[int, ...] = ()
@@ -132,9 +132,7 @@ def _slice_layout(x: TensorType, dim: int) -> Layout | None:
     return x.layout if all(x.shape[d] == 1 for d in outside) else None
 
 
-def reshape_layout(
-    old: tuple[Dim, ...], layout: Layout, new: tuple[Dim, ...]
-) -> Layout | None:
+def reshape_layout(old: tuple[Dim, ...], layout: Layout, new: tuple[Dim, ...]) -> Layout | None:
     """The layout under which a reshape moves nothing, or None where there is none.
 
     Matches runs of dimensions of equal product, left to right. A run keeps its bytes where its old
@@ -152,7 +150,8 @@ def reshape_layout(
         if places[0] < layout.planes <= places[-1]:
             return None
         target[places[0]] = after
-    order, planes = [], 0
+    order: list[int] = []
+    planes = 0
     for place in sorted(target):
         order += target[place]
         planes += len(target[place]) if place < layout.planes else 0

@@ -80,7 +80,7 @@ class Executor:
         for step in self.program.steps:
             if isinstance(step, Segment):
                 segment = next(native)
-                results = segment.run([values[name] for name in segment.inputs])
+                results = segment.run([values[name] for name in segment.inputs], symbols)
                 values |= dict(zip(segment.outputs, results, strict=True))
             else:
                 node = step.node
@@ -99,6 +99,7 @@ class _Writer:
     def __init__(self, executor: Executor, symbols: Mapping[str, int]) -> None:
         self.executor, self.symbols = executor, symbols
         self.space: dict[str, Any] = {}
+        self.known = self.constant(dict(symbols))
         self.names: dict[str, str] = {}
         self.lines: list[str] = []
 
@@ -144,11 +145,11 @@ class _Writer:
         """One native call."""
         reads = ", ".join(self.read(name) for name in segment.inputs)
         targets = "".join(f"{self.define(name)}, " for name in segment.outputs)
-        self.lines.append(f"{targets}= {self.constant(segment.run)}([{reads}])")
+        self.lines.append(f"{targets}= {self.constant(segment.run)}([{reads}], {self.known})")
 
 
 def _straight_line(executor: Executor, symbols: Mapping[str, int]) -> Runner:
-    """The program as one Python function for fixed sizes; values are dropped after their last use."""
+    """The program as one Python function for fixed sizes; values die after their last use."""
     writer = _Writer(executor, symbols)
     arguments = [writer.define(name) for name, _ in executor.program.inputs]
     if arguments:

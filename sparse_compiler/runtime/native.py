@@ -10,12 +10,13 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from ..codegen.cpu.build import Toolchain, build, load_library, support_source
 from ..codegen.cpu.source import chunk_columns, print_segment
-from ..codegen.program import Segment
+from ..codegen.program import LinearCall, Segment
 from ..errors import CodegenError, InputError
 from ..ir.interpret import bind_shape, dim_values
 from ..ir.types import evaluate, torch_dtype
@@ -109,7 +110,7 @@ class NativeSegment:
         ]
         self._weights = (ctypes.c_void_p * len(segment.weights))()
         self._stream: torch.Tensor | None = None
-        self._bound: dict[tuple[torch.Size, ...], _Bound] = {}
+        self._bound: dict[tuple[Any, ...], _Bound] = {}
         self._arenas: list[torch.Tensor] = []
 
     @property
@@ -117,9 +118,7 @@ class NativeSegment:
         """Bytes of the packed weights and vectors."""
         return 0 if self._stream is None else self._stream.numel()
 
-    def load_weights(
-        self, values: Mapping[str, torch.Tensor], hints: Mapping[str, int]
-    ) -> None:
+    def load_weights(self, values: Mapping[str, torch.Tensor], hints: Mapping[str, int]) -> None:
         """Packs this segment's weights into one contiguous stream, in the order of their use.
 
         hints: expected sizes of symbols, for the choice of tiles.
@@ -147,14 +146,19 @@ class NativeSegment:
 
     def _packed_names(self) -> set[str]:
         calls = self.segment.calls
-        numbers = {call.weight for call in calls if hasattr(call, "format")}
+        numbers = {call.weight for call in calls if isinstance(call, LinearCall)}
         return {self.segment.weights[i][0] for i in numbers}
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Results for inputs in the order of `inputs`; new row-major tensors each time."""
+    def run(
+        self, tensors: Sequence[torch.Tensor], symbols: Mapping[str, int] | None = None
+    ) -> list[torch.Tensor]:
+        """Results for inputs in the order of `inputs`; new row-major tensors each time.
+
+        symbols: values that the inputs' shapes do not determine.
+        """
         ready = [t if t.is_contiguous() else t.contiguous() for t in tensors]
-        key = tuple(t.shape for t in ready)
-        bound = self._bound.get(key) or self._bind(key)
+        key = (*(t.shape for t in ready), *(symbols.values() if symbols else ()))
+        bound = self._bound.get(key) or self._bind(key, [t.shape for t in ready], symbols or {})
         results = [torch.empty(shape) for shape in bound.outputs]
         if bound.empty:
             return results
@@ -187,8 +191,10 @@ class NativeSegment:
             bound.arena_floats[threads] = floats
         return floats
 
-    def _bind(self, shapes: tuple[torch.Size, ...]) -> _Bound:
-        symbols: dict[str, int] = {}
+    def _bind(
+        self, key: tuple[Any, ...], shapes: Sequence[torch.Size], known: Mapping[str, int]
+    ) -> _Bound:
+        symbols = dict(known)
         for (name, type_), shape in zip(self.segment.inputs, shapes, strict=True):
             problem = bind_shape(type_, shape, symbols)
             if problem:
@@ -199,7 +205,7 @@ class NativeSegment:
         if len(self._bound) >= _SHAPES_KEPT:
             self._bound.pop(next(iter(self._bound)))
         bound = _Bound(samples, unit, outputs, {}, samples == 0 or unit == 0)
-        self._bound[shapes] = bound
+        self._bound[key] = bound
         return bound
 
 

@@ -21,7 +21,9 @@ LEAVES = st.builds(Arg, st.integers(0, 12)) | st.builds(Const, st.floats(allow_n
 EXPRESSIONS = st.recursive(
     LEAVES,
     lambda c: st.builds(
-        Call, st.sampled_from(["add", "gelu", "clamp"]), st.lists(c, min_size=1, max_size=3).map(tuple)
+        Call,
+        st.sampled_from(["add", "gelu", "clamp"]),
+        st.lists(c, min_size=1, max_size=3).map(tuple),
     ),
     max_leaves=8,
 )

@@ -63,7 +63,7 @@ def test_one_symbol_in_two_inputs_is_one_number():
 def test_a_sum_of_symbols_may_come_before_its_parts():
     text = "input %x: f32[s0 + s1]\ninput %y: f32[s0]\ninput %z: f32[s1]\nreturn %x"
     run(text, torch.ones(5), torch.ones(2), torch.ones(3))
-    with pytest.raises(InputError, match="dimension 0 is 6 where s0 . s1 = 5"):
+    with pytest.raises(InputError, match=r"dimension 0 is 6 where s0 \+ s1 = 5"):
         run(text, torch.ones(6), torch.ones(2), torch.ones(3))
 
 
@@ -74,8 +74,18 @@ def test_an_expression_with_one_unknown_is_solved():
     return %y
     """
     assert run(text, torch.ones(6))[0].shape == (3, 2)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"is 5, which 2\*s0 cannot be"):
         run(text, torch.ones(5))
+
+
+def test_an_unknown_that_nothing_determines_is_named():
+    text = """
+    input %x: f32[FloorDiv(s0, 2)]
+    %y: f32[FloorDiv(s0, 2), 1] = reshape[shape=(FloorDiv(s0, 2), 1)](%x)
+    return %y
+    """
+    with pytest.raises(InputError, match="dimension s0 has no value"):
+        run(text, torch.ones(3))
 
 
 def test_results_bring_symbols_of_their_own():

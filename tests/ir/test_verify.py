@@ -32,14 +32,17 @@ RELU = 'pointwise[expr="relu(x0)"]'
         ('%y: f32[4, 8] = pointwise[expr="add(x0)"](%x)\nreturn %y', "add takes 2 arguments"),
         ('%y: f32[4, 8] = pointwise[expr="x1"](%x)\nreturn %y', "reads x1 of 1 inputs"),
         ('%y: f32[4, 8] = pointwise[expr="0 +"](%x)\nreturn %y', "cannot read the expression"),
-        ("%y: f32[4, 2] = linear[epilogue=\"x1\"](%x, %w)\nreturn %y", "reads x1 of 1 inputs"),
+        ('%y: f32[4, 2] = linear[epilogue="x1"](%x, %w)\nreturn %y', "reads x1 of 1 inputs"),
         (f"%y: f32[4, 8] = {RELU}(%x, %w)\nreturn %y", "do not broadcast"),
         ("%y: f32[3, 8] = slice[dim=2, stop=3](%x)\nreturn %y", "slice of dimension 2 of 2"),
         ("%y: f32[5, 8] = slice[stop=5](%x)\nreturn %y", "slice of 0 to 5 of 4"),
         ("%y: f32[-1, 8] = slice[start=3, stop=2](%x)\nreturn %y", "slice of 3 to 2 of 4"),
         ("%y: f32[5, 8] = reshape[shape=(5, 8)](%x)\nreturn %y", "changes the size"),
         ("%y: f32[8, 4] = permute[dims=(1, 1)](%x)\nreturn %y", "permute of 2 dimensions"),
-        ("%y: f32[4, 8]{0|2} = relayout[order=(0, 2), planes=1](%x)\nreturn %y", "no order of its 2"),
+        (
+            "%y: f32[4, 8]{0|2} = relayout[order=(0, 2), planes=1](%x)\nreturn %y",
+            "no order of its 2",
+        ),
         ("%y: f32[4, 8]{0,1|} = relayout[order=(0, 1), planes=3](%x)\nreturn %y", "the op infers"),
         (
             '%y: f32[4, 8] = torch_call[target="aten.relu.default", args=(_1,)](%x)\nreturn %y',
@@ -49,6 +52,10 @@ RELU = 'pointwise[expr="relu(x0)"]'
             '%t: (f32[4],) = torch_call[target="aten.a.b", args=(_0,)](%x)\n'
             "%y: f32[4] = getitem[index=1](%t)\nreturn %y",
             "getitem of result 1 of 1",
+        ),
+        (
+            '%y: f32[4] = torch_call[target="higher_order.cond", args=(object("a"),)](%x)\nreturn',
+            "object %a is not in the graph",
         ),
         ("return %x\nupdate %w = %z", "reads %z, which is not defined"),
         (f"%y: f32[4, 8] = {RELU}(%x)\nreturn\nupdate %y = %x", "neither input nor parameter"),

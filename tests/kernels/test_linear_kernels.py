@@ -33,7 +33,9 @@ def march(width: int) -> str:
     """The widest ISA up to `width` floats that runs here; the compiler splits wider vectors."""
     if not X86:
         return "native"
-    needs = {4: set(), 8: {"avx2", "fma"}, 16: {"avx2", "fma", "avx512f", "avx512vl"}}
+    avx2 = {"avx2", "fma", "bmi2"}
+    avx512 = {f"avx512{part}" for part in ("f", "vl", "bw", "dq", "cd")}
+    needs = {4: set[str](), 8: avx2, 16: avx2 | avx512}
     return MARCH[max(w for w in WIDTHS if w <= width and needs[w] <= cpu_flags())]
 
 

@@ -7,7 +7,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from sparse_compiler.errors import InternalError, OptionError, PassError, UnsupportedError, VerifyError
+from sparse_compiler.errors import (
+    InternalError,
+    OptionError,
+    PassError,
+    UnsupportedError,
+    VerifyError,
+)
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.text import parse_graph
 from sparse_compiler.ops.pointwise import Pointwise
@@ -67,7 +73,7 @@ class Raise(Pass):
     """Raises what it is told to."""
 
     name: ClassVar[str] = "raise"
-    error: Exception = InternalError("no")
+    error: Exception
 
     def run(self, graph: Graph, context: Context) -> Graph:
         raise self.error

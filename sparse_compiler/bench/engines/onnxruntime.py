@@ -36,8 +36,6 @@ class OnnxRuntime(Engine):
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = ort.InferenceSession(
-            str(job.onnx), options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(str(job.onnx), options, providers=["CPUExecutionProvider"])
         names = [i.name for i in session.get_inputs()]
         return OrtRunner(session, {name: job.feed[name] for name in names})

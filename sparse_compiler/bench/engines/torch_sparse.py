@@ -16,6 +16,8 @@ from .eager import TorchRunner, parameter_bytes
 class CompressedLinear(nn.Module):
     """y = (W xᵀ)ᵀ + b with W compressed; x [..., k] -> y [..., m]."""
 
+    weight: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("weight", weight)

@@ -9,13 +9,17 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 os.environ["NM_DISABLE_ANALYTICS"] = "True"  # before deepsparse is imported: it reports home
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import numpy as np  # noqa: E402
-from serve import Refusal, reset_peak, resident_bytes, serve  # noqa: E402
+if TYPE_CHECKING:
+    from .serve import Refusal, reset_peak, resident_bytes, serve
+else:
+    from serve import Refusal, reset_peak, resident_bytes, serve
 
 
 class DeepSparseRunner:
@@ -36,7 +40,7 @@ class DeepSparseRunner:
 
 def prepare(job: dict[str, Any]) -> tuple[DeepSparseRunner, dict[str, Any]]:
     """Compile model.onnx; refuses what DeepSparse cannot do."""
-    import deepsparse
+    import deepsparse  # type: ignore[import-not-found]
 
     case = job["case"]
     if case["dtype"] != "float32":

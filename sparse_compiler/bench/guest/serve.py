@@ -7,6 +7,7 @@ An engine that raises ends the process: its last log line is the reason the pare
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
@@ -62,6 +63,21 @@ def reset_peak() -> None:
         return
 
 
+def run_queue_ns() -> int:
+    """Time that all threads of this process have spent runnable but not running; 0 if unknown.
+
+    The second field of /proc/PID/task/TID/schedstat (Linux, Documentation/scheduler).
+    """
+    total = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        try:
+            with open(path) as stat:
+                total += int(stat.read().split()[1])
+        except OSError:  # the thread has ended meanwhile
+            continue
+    return total
+
+
 class Session:
     """One worker's state: the runner, and what is measured around it."""
 
@@ -90,7 +106,8 @@ class Session:
     def time(self, warm: int) -> dict[str, Any]:
         """`warm` untimed calls, then one timed one: its nanoseconds.
 
-        idle: the share of one core that this process burnt since it last answered.
+        idle: the share of one core that this process burnt since it last answered. waited:
+        nanoseconds that its threads were ready to run while something else had the core.
         """
         assert self._runner is not None, "the parent prepares before it times"
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()
@@ -98,11 +115,13 @@ class Session:
         run = self._runner.run
         for _ in range(warm):
             run()
+        waited = run_queue_ns()
         started = time.perf_counter_ns()
         result = run()
         elapsed = time.perf_counter_ns() - started
+        waited = run_queue_ns() - waited
         self._result = result
-        return {"ns": elapsed, "idle": idle}
+        return {"ns": elapsed, "idle": idle, "waited": max(0, waited)}
 
     def burst(self, calls: int) -> dict[str, Any]:
         """Median nanoseconds of `calls` calls one after another: a tiny model's overhead."""
@@ -119,7 +138,8 @@ class Session:
         """Write the newest outputs to `path` (.npz)."""
         assert self._runner is not None, "the parent prepares before it saves"
         arrays = self._runner.outputs(self._result)
-        np.savez(path, **{f"out{i}": np.asarray(a) for i, a in enumerate(arrays)})
+        named: dict[str, Any] = {f"out{i}": np.asarray(a) for i, a in enumerate(arrays)}
+        np.savez(path, **named)
         return {"count": len(arrays)}
 
     def memory(self) -> dict[str, Any]:

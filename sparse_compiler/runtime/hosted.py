@@ -1,0 +1,92 @@
+"""Native segments for a host that runs the rest itself, such as a graph under Inductor.
+
+The host fixes which values a segment reads and gives, so a changed weight is packed again in the
+format it has; `torch.compiler.reset()` lets the compiler choose anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..codegen.program import Segment
+from ..ir.graph import Graph, Node
+from ..ops.shape import Relayout
+from ..options import Options
+from .native import NativeSegment
+from .pipeline import Lowered, environment_refusal, lower_graph, toolchain_for
+from .weights import LiveWeights, weight_time_values
+
+
+class HostedSegment:
+    """A native segment under the names of the imported graph; repacks its weights by itself."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        lowered: Lowered,
+        params: Mapping[str, torch.Tensor],
+        options: Options,
+    ) -> None:
+        names = _source_names(lowered)
+        self.native = NativeSegment(segment, toolchain_for(options))
+        self.inputs = tuple(names.get(name, name) for name in self.native.inputs)
+        self.outputs = tuple(names.get(name, name) for name in self.native.outputs)
+        self._graph, self._hints = lowered.graph, lowered.context.hints
+        weights = [name for name, _ in segment.weights]
+        self._setup, needed = _slice(lowered.program.setup, weights)
+        self.weights = LiveWeights({n: t for n, t in params.items() if n in needed})
+        self._pack()
+
+    def run(
+        self, tensors: Sequence[torch.Tensor], symbols: Mapping[str, int] | None = None
+    ) -> list[torch.Tensor]:
+        """Results for inputs in the order of `inputs`, with the weights as they are now."""
+        if self.weights.changed():
+            self._pack()
+        return self.native.run(tensors, symbols)
+
+    def _pack(self) -> None:
+        self.weights.mark()
+        values = weight_time_values(self._graph, self._setup, self.weights.tensors)
+        self.native.load_weights(values, self._hints)
+
+
+def build_segments(
+    graph: Graph,
+    params: Mapping[str, torch.Tensor],
+    options: Options,
+    hints: Mapping[str, int] | None = None,
+) -> tuple[list[HostedSegment], Lowered]:
+    """The native segments of a graph in execution order, and what was decided for each layer."""
+    weights = LiveWeights(params)
+    refusal = environment_refusal(options, weights)
+    lowered = lower_graph(graph, weights, options, hints or {}, None, refusal)
+    segments = [HostedSegment(s, lowered, params, options) for s in lowered.program.segments]
+    return segments, lowered
+
+
+def _source_names(lowered: Lowered) -> dict[str, str]:
+    """Values that layout made -> the value of the imported graph that they are a copy of."""
+    known = lowered.source.types
+    names: dict[str, str] = {}
+    for node in lowered.graph.nodes:
+        if node.name in known:
+            continue
+        if isinstance(node.op, Relayout):
+            names[node.name] = names.get(node.inputs[0], node.inputs[0])
+        elif node.op.view:
+            names[node.name] = node.name.removesuffix(".rows")
+    return names
+
+
+def _slice(setup: Sequence[Node], wanted: Sequence[str]) -> tuple[list[Node], set[str]]:
+    """The setup nodes that `wanted` needs, and all names that they and `wanted` read."""
+    needed = set(wanted)
+    kept = []
+    for node in reversed(setup):
+        if node.name in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    return kept[::-1], needed

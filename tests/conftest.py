@@ -1,0 +1,32 @@
+"""Shared by all tests: one folder of compiled kernels for a whole session, and --update-golden."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what is generated now over the golden files, instead of comparing",
+    )
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's cache folder: equal kernels of different tests compile once."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """True where the golden files are to be written."""
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture
+def cached_kernels(kernel_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lets every compile of the test use the session's folder, whatever options it gives."""
+    monkeypatch.setenv("SPARSE_COMPILER_CACHE", str(kernel_cache))
+    return kernel_cache
