@@ -16,7 +16,6 @@ from sparse_compiler.formats.base import Machine
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.refusal import No
 
-
 TORCH = "torch"
 """The candidate that is no format of ours: the layer left to torch."""
 

@@ -64,7 +64,7 @@ def float_literal(value: float) -> str:
     except OverflowError:
         rounded = math.copysign(math.inf, value)
     if math.isinf(rounded):
-        return "INF" if rounded > 0 else "-INF"
+        return "__builtin_inff()" if rounded > 0 else "-__builtin_inff()"
     return f"{rounded!r}f"
 
 

@@ -29,13 +29,13 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(EXPRESSIONS)
 def test_text(expr):
     assert parse_expr(str(expr)) == expr
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(EXPRESSIONS, st.data())
 def test_substitution_is_evaluation_in_two_steps(expr, data):
     inner = data.draw(st.lists(EXPRESSIONS, min_size=13, max_size=13))

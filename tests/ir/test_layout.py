@@ -49,7 +49,7 @@ def stored(tensor, layout):
     return tensor.permute(layout.order).reshape(planes, -1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(reshapes(), st.data())
 @example(((2, 1, 3), (2, 3, 1)), None)
 @example(((1,), (1, 1)), None)
@@ -63,7 +63,7 @@ def test_a_reshape_that_keeps_its_layout_moves_nothing(pair, data):
     assert torch.equal(stored(x, layout), stored(x.reshape(new), found))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(shapes(), st.data())
 def test_a_reshape_to_the_same_shape_keeps_every_layout(shape, data):
     layout = data.draw(layouts(len(shape)))
@@ -73,7 +73,7 @@ def test_a_reshape_to_the_same_shape_keeps_every_layout(shape, data):
     assert torch.equal(stored(x, layout), stored(x, found))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(reshapes())
 def test_groups_are_runs_of_equal_product_in_order(pair):
     old, new = pair

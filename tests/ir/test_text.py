@@ -82,7 +82,7 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ATTRIBUTES)
 def test_attributes(value):
     text = print_attr(value)
@@ -146,7 +146,7 @@ TYPES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(TYPES)
 def test_types(type_):
     assert parse_type(print_type(type_)) == type_
