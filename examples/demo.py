@@ -10,6 +10,7 @@ Pruning without fine-tuning costs accuracy: this measures time, on weights of th
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import sparse_compiler as sc
+from sparse_compiler.bench.machine import describe_machine
 from sparse_compiler.bench.stats import paired_ratio
 
 TOKENS = 128
@@ -68,13 +70,13 @@ class Encoder(nn.Module):
         return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-class Missing(Exception):
+class MissingEngineError(Exception):
     """An engine that cannot take part; the message says why."""
 
 
 @dataclass
 class Row:
-    """An engine and what was seen of it. seconds: timed calls; error: max abs against eager."""
+    """An engine and what was seen of it. seconds: of timed calls; error: max abs."""
 
     name: str
     run: Run
@@ -101,7 +103,11 @@ def load(sparsity: float) -> tuple[nn.Module, list[Inputs]]:
         bake_masks(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     batch = tokenizer(
-        list(SENTENCES), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        list(SENTENCES),
+        padding="max_length",
+        truncation=True,
+        max_length=TOKENS,
+        return_tensors="pt",
     )
     ids, masks = batch["input_ids"], batch["attention_mask"]
     return model, [(ids[i : i + 1], masks[i : i + 1]) for i in range(len(SENTENCES))]
@@ -123,7 +129,7 @@ def inductor(model: nn.Module, _: Inputs) -> Run:
 
 
 def inductor_frozen(model: nn.Module, sample: Inputs) -> Run:
-    """Weights as constants, prepacked for oneDNN. `freezing` counts while the graph is traced."""
+    """Weights as constants, prepacked. `freezing` counts while the graph is traced."""
     compiled = torch.compile(model, options={"freezing": True})
     with inductor_config.patch(freezing=True):
         compiled(*sample)
@@ -132,9 +138,9 @@ def inductor_frozen(model: nn.Module, sample: Inputs) -> Run:
 
 def onnx_runtime(model: nn.Module, sample: Inputs) -> Run:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise Missing("onnxruntime is not installed")
+        raise MissingEngineError("onnxruntime is not installed")
     if importlib.util.find_spec("onnxscript") is None:
-        raise Missing("onnxscript is not installed, which torch.onnx.export needs")
+        raise MissingEngineError("onnxscript is not installed, which torch.onnx.export needs")
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -158,7 +164,7 @@ def ours_dynamo(model: nn.Module, _: Inputs) -> Run:
     return torch.compile(model, backend="sparse_compiler")
 
 
-def ours(model: nn.Module, sample: Inputs) -> sc.Compiled:
+def ours(model: nn.Module, sample: Inputs) -> Run:
     return sc.compile(model, sample)
 
 
@@ -179,7 +185,7 @@ def prepare(model: nn.Module, sample: Inputs) -> tuple[list[Row], dict[str, str]
         began = time.perf_counter()
         try:
             run = make(model, sample)
-        except Missing as reason:
+        except MissingEngineError as reason:
             missing[name] = str(reason)
             continue
         run(*sample)
@@ -213,17 +219,28 @@ def measure(rows: list[Row], sentences: list[Inputs], rounds: int) -> None:
             row.seconds.append(time.perf_counter() - began)
 
 
-def print_table(rows: list[Row], missing: dict[str, str]) -> None:
-    """Median ms, ratio to the baseline with its interval, error; then who is missing, and why."""
+def table(rows: list[Row], missing: dict[str, str]) -> list[dict[str, Any]]:
+    """For each engine median ms, the ratio to the baseline with its interval, error, reason."""
     baseline = next(row for row in rows if row.name == BASELINE)
-    print(f"\n{'engine':<20} {'ms':>7}  {f'times {BASELINE}':<30}  max abs error against eager")
+    found: list[dict[str, Any]] = []
     for row in rows:
         ratio = paired_ratio(baseline.seconds, row.seconds)
-        interval = f"{ratio.median:5.2f} x  ({ratio.low:.2f} to {ratio.high:.2f})"
-        error = "-" if row is rows[0] else f"{row.error:.1e}"
-        print(f"{row.name:<20} {np.median(row.seconds) * 1e3:7.2f}  {interval:<30}  {error}")
-    for name, reason in missing.items():
-        print(f"{name:<20} {'-':>7}  {reason}")
+        ms = float(np.median(row.seconds)) * 1e3
+        figures = {"ms": ms, "ratio": ratio.median, "low": ratio.low, "high": ratio.high}
+        found.append({"engine": row.name, **figures, "error": row.error})
+    return found + [{"engine": name, "missing": reason} for name, reason in missing.items()]
+
+
+def print_table(figures: list[dict[str, Any]]) -> None:
+    """The figures, aligned; for who is missing the reason."""
+    print(f"\n{'engine':<20} {'ms':>7}  {'speed over frozen Inductor':<30}  max abs error")
+    for row in figures:
+        if "missing" in row:
+            print(f"{row['engine']:<20} {'-':>7}  {row['missing']}")
+            continue
+        interval = f"{row['ratio']:5.2f} x  ({row['low']:.2f} to {row['high']:.2f})"
+        print(f"{row['engine']:<20} {row['ms']:7.2f}  {interval:<30}  {row['error']:.1e}")
+    print("(ms: median of the rounds; in brackets the 95 % interval; error against eager)")
 
 
 def print_ledger(compiled: Any) -> None:
@@ -237,6 +254,9 @@ def main(
     sparsity: Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros.")] = 0.9,
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each engine.")] = 31,
     threads: Annotated[int, typer.Option(min=0, help="0: as many as torch takes.")] = 0,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
 ) -> None:
     """Compare the engines on MiniLM."""
     for name in ("transformers", "torch.onnx", "onnxscript", "onnx_ir"):
@@ -244,15 +264,20 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     print(
-        f"all-MiniLM-L6-v2, {sparsity:.0%} of the encoder's weights zero, batch 1, {TOKENS} tokens, "
-        f"fp32, {torch.get_num_threads()} threads"
+        f"all-MiniLM-L6-v2, {sparsity:.0%} of the encoder's weights zero, batch 1, "
+        f"{TOKENS} tokens, fp32, {torch.get_num_threads()} threads"
     )
     with torch.no_grad():
         model, sentences = load(sparsity)
         rows, missing = prepare(model, sentences[0])
         check(rows, sentences)
         measure(rows, sentences, rounds)
-    print_table(rows, missing)
+    figures = table(rows, missing)
+    print_table(figures)
+    if json_path is not None:
+        setting = {"sparsity": sparsity, "rounds": rounds, "threads": torch.get_num_threads()}
+        found = {**setting, "machine": describe_machine(), "engines": figures}
+        json_path.write_text(json.dumps(found, indent=2) + "\n")
     print_ledger(next(row.run for row in rows if isinstance(row.run, sc.Compiled)))
     wrong = [f"{row.name}: {row.error:.1e}" for row in rows if not row.error <= LIMIT]
     if wrong:
@@ -260,4 +285,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

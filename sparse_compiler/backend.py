@@ -84,6 +84,8 @@ def _compile(
         hints = dynamo.size_hints(deferred.fake_inputs)
         segments, report = build_segments(imported.graph, imported.params, options, hints)
     if not segments:
+        # Other weights, with other zeros, are a decision of their own.
+        dynamo.guard_identity(s for s in statics.values() if s.tensor.dim() >= 2)
         reason = No("nothing_native", "no part of the graph runs faster natively")
         return _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
     _guard_weights(imported, segments, statics)

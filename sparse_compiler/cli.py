@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -121,7 +122,11 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """The console script; what is raised on purpose is printed without a traceback."""
+    """The console script; what is raised on purpose is printed without a traceback.
+
+    SIGTERM counts as Ctrl-C: a benchmark keeps what it has.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except SparseCompilerError as error:

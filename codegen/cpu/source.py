@@ -270,7 +270,8 @@ def _functor_text(
         f"\nstruct {name} {{  // {expr}\n"
         f"{members}  int64_t ld;\n"
         f"  SC_INLINE V operator()({first}int64_t row, int64_t col) const {{\n{values}"
-        f"    (void)row, (void)col;\n    return {vector_code(expr, lambda i: f'x{i}')};\n  }}\n}};\n"
+        f"    (void)row, (void)col;\n"
+        f"    return {vector_code(expr, lambda i: f'x{i}')};\n  }}\n}};\n"
     )
 
 

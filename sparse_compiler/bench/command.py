@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from .measure import Method, machine_to_itself
 from .plot import plot_results
 from .results import Results, Row
 from .roofline import Roofs, measure_roofs
-from .run import Bench, run_bench
+from .run import Bench, Progress, run_bench
 from .suites import ALL, Line, expand, suite_cases
 from .table import render
 
@@ -127,23 +128,37 @@ def _measure(request: Request, expectations: list[Expectation], console: Console
         method = replace(method, lock=request.lock)
     cache = Options.from_env().cache_dir / "bench"
     roofs = _roofs(cases[0].threads, cache, method, console) if request.roofline else None
+    settings = Bench(
+        engines=engines,
+        method=method,
+        cache=cache,
+        baseline=request.baseline,
+        overhead=request.overhead,
+        warm=request.warm,
+        roofs=roofs,
+        checkpoint=lambda results: results.save(request.json) if request.json else None,
+    )
+    if not console.is_terminal:
+        plain = replace(settings, progress=_progress_lines(console))
+        return run_bench(plain, cases, request.command)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
 
         def progress(status: str, rows: Sequence[Row]) -> None:
-            current = [row for row in rows if rows and row.case == rows[-1].case]
+            current = [row for row in rows if row.case == rows[-1].case]
             live.update(render(current, status, console.width))
 
-        bench = Bench(
-            engines=engines,
-            method=method,
-            cache=cache,
-            baseline=request.baseline,
-            overhead=request.overhead,
-            warm=request.warm,
-            roofs=roofs,
-            progress=progress,
-        )
-        return run_bench(bench, cases, request.command)
+        return run_bench(replace(settings, progress=progress), cases, request.command)
+
+
+def _progress_lines(console: Console) -> Progress:
+    """For a log: one line for each stage, none for the rounds."""
+    began = time.monotonic()
+
+    def progress(status: str, rows: Sequence[Row]) -> None:
+        if ": round " not in status:
+            console.print(f"{time.monotonic() - began:7.1f} s  {status}", highlight=False)
+
+    return progress
 
 
 def _roofs(threads: int, cache: Path, method: Method, console: Console) -> Roofs | None:

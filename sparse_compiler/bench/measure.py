@@ -26,7 +26,8 @@ class Method:
     """How times are taken. Limits in seconds; tolerance as relative error (max|a−b| ÷ max|b|).
 
     A call is disturbed when its threads waited for a core for more than disturbed_share of its
-    time, because something else ran there; it is timed again, up to `retries` times.
+    time, because something else ran there; it is timed again, up to `retries` times and while
+    the case's retry budget lasts. lock_s: the lock is passed on to others after so long.
     """
 
     rounds: int = 25
@@ -36,8 +37,9 @@ class Method:
     prepare_limit_s: float = 900.0
     run_limit_s: float = 60.0
     lock: str = "/tmp/sparse-compiler-bench.lock"
-    lock_rounds: int = 20
+    lock_s: float = 30.0
     retries: int = 4
+    retry_budget_s: float = 30.0
     disturbed_share: float = 0.05
 
 
@@ -53,6 +55,7 @@ class Samples:
     idle: dict[str, list[float]] = field(default_factory=dict)
     failed: dict[str, WorkerError] = field(default_factory=dict)
     disturbed: dict[str, int] = field(default_factory=dict)
+    retried_s: float = 0.0
     busy: int = 0
     ticks: int = 0
 
@@ -95,35 +98,38 @@ def run_rounds(
         with machine_to_itself(method.lock):
             for name in list(order):
                 _timed_call(name, workers[name], method, method.warmup, samples)
-            for _ in range(min(method.lock_rounds, method.rounds - done)):
+            locked = time.monotonic()
+            while done < method.rounds and order and time.monotonic() - locked < method.lock_s:
                 order = [name for name in order if name not in samples.failed]
                 shuffle(order)
-                round_ns = {n: _attempt(n, workers[n], method, 1, samples) for n in order}
+                round_ns = {n: _attempt(n, workers[n], method, samples) for n in order}
                 for name, ns in round_ns.items():
                     samples.ns[name].append(ns)
                 done += 1
                 progress(done, samples)
 
 
-def _attempt(name: str, worker: Worker, method: Method, warm: int, samples: Samples) -> int:
+def _attempt(name: str, worker: Worker, method: Method, samples: Samples) -> int:
     """One timed call's nanoseconds: of several disturbed ones the one that waited least.
 
     0 from an engine that failed: it has left the rounds.
     """
-    best: tuple[float, int] | None = None
-    for _ in range(1 + method.retries):
-        if name in samples.failed:
-            return 0
-        reply = _timed_call(name, worker, method, warm, samples)
+    tries: list[tuple[float, int]] = []
+    while len(tries) <= method.retries:
+        began = time.monotonic()
+        reply = _timed_call(name, worker, method, 1, samples)
         if reply is None:
             return 0
+        if tries:
+            samples.retried_s += time.monotonic() - began
         ns = int(reply["ns"])
-        share = float(reply["waited"]) / max(1, ns)
-        best = min(best, (share, ns)) if best else (share, ns)
-        if share <= method.disturbed_share:
+        tries.append((float(reply["waited"]) / max(1, ns), ns))
+        if tries[-1][0] <= method.disturbed_share:
             return ns
+        if samples.retried_s > method.retry_budget_s:
+            break
     samples.disturbed[name] = samples.disturbed.get(name, 0) + 1
-    return best[1] if best else 0
+    return min(tries)[1]
 
 
 def _timed_call(

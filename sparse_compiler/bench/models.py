@@ -163,7 +163,7 @@ def _llama_step(case: Case) -> Inputs:
     }
 
 
-_LLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32}
+_LLAMA: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32}
 _LLAMA_LAYERS = 4  # TinyLlama-1.1B has 22 like these; four show the same time per layer
 _LLAMA_PAST = 128
 

@@ -1,6 +1,6 @@
 """Speed-up against sparsity, one line per engine, as PNG and SVG.
 
-Readable without colour: each engine has its own marker and line style, and a label at its end.
+Readable without colour: each engine has its own pair of marker and line style.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ class Bench:
     warm: bool = True
     roofs: Roofs | None = None
     progress: Progress = lambda text, rows: None
+    checkpoint: Callable[[Results], None] = lambda results: None
 
 
 @dataclass
@@ -75,13 +76,19 @@ class _CaseRun:
 
 
 def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
-    """Measure every case; Ctrl-C gives the partial results, marked."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    machine = describe_machine()
-    finished: list[Row] = []
-    facts: dict[str, dict[str, Any]] = {}
+    """Measure every case; Ctrl-C gives the partial results, marked.
+
+    bench.checkpoint gets the results so far, marked partial too, after every case.
+    """
+    method = {
+        **asdict(bench.method),
+        "baseline": bench.baseline or "fastest dense engine of the case",
+        "roofs": asdict(bench.roofs) if bench.roofs else None,
+    }
+    results = Results(
+        (), describe_machine(), command, method, {}, datetime.now(UTC).isoformat(timespec="seconds")
+    )
     overheads: dict[str, float] = {}
-    partial = False
     with tempfile.TemporaryDirectory(prefix="sparse-compiler-bench-") as scratch:
         try:
             if bench.overhead:
@@ -89,21 +96,25 @@ def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
             for case in cases:
                 state = _CaseRun(case, _fresh(Path(scratch) / case.key))
                 try:
-                    _run_case(bench, state, overheads, finished)
+                    _run_case(bench, state, results.rows)
                 finally:
                     _finish(bench, state, overheads)
-                    facts[case.key] = {**state.facts, "busy_share": state.samples.busy_share}
-                    finished += interrupted(state.rows.values())
+                    results = _with_case(results, state)
                 shutil.rmtree(state.folder)
-                bench.progress(f"{case.key}: done", finished)
+                bench.progress(f"{case.key}: done", results.rows)
+                bench.checkpoint(replace(results, partial=case is not cases[-1]))
         except KeyboardInterrupt:
-            partial = True
-    method = {
-        **asdict(bench.method),
-        "baseline": bench.baseline or "fastest dense engine of the case",
-        "roofs": asdict(bench.roofs) if bench.roofs else None,
-    }
-    return Results(tuple(finished), machine, command, method, facts, started, partial)
+            return replace(results, partial=True)
+    return results
+
+
+def _with_case(results: Results, state: _CaseRun) -> Results:
+    facts = {**state.facts, "busy_share": state.samples.busy_share}
+    return replace(
+        results,
+        rows=(*results.rows, *interrupted(state.rows.values())),
+        cases={**results.cases, state.case.key: facts},
+    )
 
 
 def worker_environment(threads: int, cache: Path) -> dict[str, str]:
@@ -132,9 +143,7 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _run_case(
-    bench: Bench, state: _CaseRun, overheads: dict[str, float], finished: Sequence[Row]
-) -> None:
+def _run_case(bench: Bench, state: _CaseRun, finished: Sequence[Row]) -> None:
     for engine in bench.engines:
         state.rows[engine.name] = Row(state.case, engine.name, dense=engine.dense)
 

@@ -19,6 +19,7 @@ import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.guards import GuardBuilder, install_guard
+from torch._dynamo.source import LocalSource
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.exported_program import (
@@ -61,9 +62,24 @@ def static_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> dict[int
 
 
 def guard_identity(statics: Iterable[StaticInput]) -> None:
-    """Recompiles when another tensor takes the place of one. Call while Dynamo compiles."""
-    for static in statics:
-        install_guard(static.source.make_guard(GuardBuilder.ID_MATCH))
+    """Recompiles when another tensor takes the place of one. Call while Dynamo compiles.
+
+    The module that holds them is guarded too: Dynamo then counts recompilations per module, so a
+    class of which a model has many blocks does not run into the limit.
+    """
+    sources = {s.name: s for static in statics for s in (static.source, *_module_of(static.source))}
+    for source in sources.values():
+        install_guard(source.make_guard(GuardBuilder.ID_MATCH))
+
+
+def _module_of(source: Any) -> list[Any]:
+    """The source of the local variable that is the module around a weight; none for other roots."""
+    root = source
+    while getattr(root, "base", None) is not None:
+        root = root.base
+    if isinstance(root, LocalSource) and source.name.startswith(f"{root.name}._"):
+        return [root]
+    return []
 
 
 def refuse_training(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> No | None:
@@ -176,7 +192,7 @@ def import_aot_graph(gm: fx.GraphModule, statics: Mapping[int, StaticInput]) -> 
 
 def size_hints(fake_inputs: Sequence[Any]) -> dict[str, int]:
     """The example's sizes, by the symbols that stand for them."""
-    sizes = [x for x in fake_inputs if isinstance(x, torch.SymInt)]
+    sizes: list[Any] = [x for x in fake_inputs if isinstance(x, torch.SymInt)]
     sizes += [
         size
         for x in fake_inputs

@@ -23,9 +23,8 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..errors import CodegenError
-from ..ir.interpret import symbols_in
 from ..ir.text import print_type
-from ..ir.types import Type
+from ..ir.types import Type, symbols_in
 from .importer import Imported
 
 

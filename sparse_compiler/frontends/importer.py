@@ -17,7 +17,7 @@ from torch import fx
 
 from ..errors import UnsupportedError
 from ..ir.attrs import Object, Slot
-from ..ir.graph import Builder, Graph, Range
+from ..ir.graph import Builder, Graph, Range, is_weight_time
 from ..ir.op import Op
 from ..ir.types import (
     Dim,
@@ -106,7 +106,7 @@ class Importer:
         wanted = f"{module_path(node)}.{_short_target(node)}".lstrip(".")
         name = self.builder.fresh(wanted)
         self.builder.add(op, names, name, type_=type_, loc=location(node))
-        if names and all(n in self.weight_time for n in names):
+        if is_weight_time(op, names, self.builder.types[name], self.weight_time):
             self.weight_time.add(name)
         return name
 
@@ -233,7 +233,7 @@ def _short_target(node: fx.Node) -> str:
 
 
 _PATH_NOISE = re.compile(
-    r"L\['self'\]|L__self__|_modules|_parameters|_buffers|_orig_mod|[\[\]'\"]+"
+    r"L\['(?:self|fn)'\]|L__self__|_modules|_parameters|_buffers|_orig_mod|[\[\]'\"]+"
 )
 
 

@@ -8,7 +8,7 @@ A pass builds a new graph; `Graph.replace` returns the same object when nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import VerifyError
 from .attrs import print_attr
 from .op import Op
-from .types import TensorType, Type
+from .types import TensorType, Type, symbols_in
 
 _NOT_IN_NAMES = re.compile(r"[^\w.$-]+")
 
@@ -56,6 +56,15 @@ class Range:
 
     low: int
     high: int | None
+
+
+def is_weight_time(op: Op, inputs: tuple[str, ...], type_: Type, known: Container[str]) -> bool:
+    """True for an op on `known` weight-time values whose result is the same at every call.
+
+    A slice of a parameter to a symbolic size changes from call to call, and so do random numbers.
+    """
+    fixed = bool(inputs) and all(name in known for name in inputs)
+    return fixed and not symbols_in(type_) and not op.random
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +114,7 @@ class Graph:
         """Values that depend on parameters alone: computed when weights change, not per call."""
         known = {p.name for p in self.params}
         for node in self.nodes:
-            if node.inputs and all(name in known for name in node.inputs):
+            if is_weight_time(node.op, node.inputs, node.type, known):
                 known.add(node.name)
         return frozenset(known - {target for _, target in self.updates})
 

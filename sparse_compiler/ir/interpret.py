@@ -14,7 +14,16 @@ import torch
 
 from ..errors import InputError
 from .graph import Graph, Node
-from .types import Dim, ScalarType, TensorType, TupleType, Type, evaluate, symbols_of
+from .types import (
+    Dim,
+    ScalarType,
+    TensorType,
+    TupleType,
+    Type,
+    evaluate,
+    symbols_in,
+    symbols_of,
+)
 
 
 def bind_shape(type_: TensorType, shape: Sequence[int], symbols: dict[str, int]) -> str | None:
@@ -100,17 +109,6 @@ def run_node(
     if symbols_in(node.type) - set(symbols):
         bind_result(node.type, result, symbols)
     return result
-
-
-def symbols_in(type_: Type | None) -> set[str]:
-    """Names of all symbols in a type."""
-    if isinstance(type_, TensorType):
-        return symbols_of(type_.shape)
-    if isinstance(type_, ScalarType):
-        return symbols_of([type_.value])
-    if isinstance(type_, TupleType):
-        return {name for item in type_.items for name in symbols_in(item)}
-    return set()
 
 
 Visitor = Callable[[str, Any], None]

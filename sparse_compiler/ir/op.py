@@ -35,6 +35,11 @@ class Op:
         """The result, by torch, of real tensors."""
         raise NotImplementedError(f"{type(self).__name__} has no reference")
 
+    @property
+    def random(self) -> bool:
+        """True where two runs on the same inputs may differ."""
+        return False
+
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:

@@ -160,6 +160,17 @@ class TupleType:
 Type: TypeAlias = TensorType | ScalarType | TupleType
 
 
+def symbols_in(type_: Type | None) -> set[str]:
+    """Names of all symbols in a type."""
+    if isinstance(type_, TensorType):
+        return symbols_of(type_.shape)
+    if isinstance(type_, ScalarType):
+        return symbols_of([type_.value])
+    if isinstance(type_, TupleType):
+        return {name for item in type_.items for name in symbols_in(item)}
+    return set()
+
+
 def tensor_type(tensor: torch.Tensor) -> TensorType:
     """The type of a real or fake tensor; symbolic sizes become sympy expressions."""
     return TensorType(dtype_name(tensor.dtype), tuple(dim_of(s) for s in tensor.shape))

@@ -38,6 +38,11 @@ class TorchCall(Op):
     args: tuple[Any, ...] = ()
     kwargs: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def random(self) -> bool:
+        tags = getattr(resolve_target(self.target), "tags", ())
+        return torch.Tag.nondeterministic_seeded in tags
+
     def infer(self, types: tuple[Type, ...]) -> Type | None:
         def leaf(value: Any) -> Any:
             if isinstance(value, Slot) and value.index >= len(types):

@@ -15,8 +15,8 @@ from ..codegen.program import Program, Segment, TorchStep
 from ..errors import InputError
 from ..ir.attrs import Slot
 from ..ir.graph import Graph, Node
-from ..ir.interpret import bind_inputs, run_node, symbols_in
-from ..ir.types import TensorType, torch_dtype
+from ..ir.interpret import bind_inputs, run_node
+from ..ir.types import TensorType, symbols_in, torch_dtype
 from ..ops.torch_call import TorchCall, resolve_target
 from .native import NativeSegment
 

@@ -7,6 +7,7 @@ enters the library, which runs without Python's lock.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,17 @@ from ..ir.types import evaluate, torch_dtype
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _ALIGN = 64
 _SHAPES_KEPT = 64
+
+# OpenMP's worker threads do not survive a fork: a child that asked for them would wait for ever.
+_in_forked_child = False
+
+
+def _after_fork() -> None:
+    global _in_forked_child
+    _in_forked_child = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,10 @@ class Packer:
         Raises `CodegenError` where the packer refuses it.
         """
         matrix = weight.detach().contiguous()
-        rows, columns = matrix.shape
+        rows, inner = matrix.shape
         tiles = [ctypes.c_int() for _ in range(3)]
         data = ctypes.c_void_p(matrix.data_ptr())
-        m, k = ctypes.c_int64(rows), ctypes.c_int64(columns)
+        m, k = ctypes.c_int64(rows), ctypes.c_int64(inner)
         refs = [ctypes.byref(t) for t in tiles]
         if format_ == "csr":
             nnz = ctypes.c_int64(int(torch.count_nonzero(matrix)))
@@ -67,7 +79,7 @@ class Packer:
         blob = aligned_bytes(size)
         function = self.library[f"sc_{format_}_pack"]
         if size == 0 or not function(data, m, k, k, *tiles, ctypes.c_void_p(blob.data_ptr())):
-            raise CodegenError(f"the {format_} packer refuses a weight of {rows} x {columns}")
+            raise CodegenError(f"the {format_} packer refuses a weight of {rows} x {inner}")
         return blob
 
 
@@ -162,7 +174,7 @@ class NativeSegment:
         results = [torch.empty(shape) for shape in bound.outputs]
         if bound.empty:
             return results
-        threads = torch.get_num_threads()
+        threads = 1 if _in_forked_child else torch.get_num_threads()
         floats = bound.arena_floats.get(threads) or self._arena_floats(bound, threads)
         arena = self._take_arena(floats)
         self._run(
@@ -179,11 +191,12 @@ class NativeSegment:
 
     def _take_arena(self, floats: int) -> torch.Tensor:
         """Memory that no other call is using; calls from several threads each get their own."""
-        while self._arenas:
-            arena = self._arenas.pop()
-            if arena.numel() >= floats * 4:
-                return arena
-        return aligned_bytes(floats * 4)
+        try:
+            while (arena := self._arenas.pop()).numel() < floats * 4:
+                pass
+            return arena
+        except IndexError:  # none left; asking first would race with other threads
+            return aligned_bytes(floats * 4)
 
     def _arena_floats(self, bound: _Bound, threads: int) -> int:
         floats = int(self._size(self._weights, bound.samples, bound.unit, threads))
@@ -203,7 +216,7 @@ class NativeSegment:
         samples = evaluate(self.segment.samples, symbols)
         unit = evaluate(self.segment.unit, symbols)
         if len(self._bound) >= _SHAPES_KEPT:
-            self._bound.pop(next(iter(self._bound)))
+            self._bound.pop(next(iter(self._bound)), None)
         bound = _Bound(samples, unit, outputs, {}, samples == 0 or unit == 0)
         self._bound[key] = bound
         return bound

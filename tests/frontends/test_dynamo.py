@@ -444,6 +444,26 @@ def test_equal_models_in_one_process_keep_their_own_weights(install: Any) -> Non
         assert_equal(b(x), second(x))
 
 
+def test_a_dense_model_does_not_decide_for_a_later_one_of_its_class(install: Any) -> None:
+    pipeline = install(lambda imported: [])
+    x, first, second = torch.randn(3, 8), mlp(), mlp()
+    torch.compile(first, backend=sparse_compiler)(x)
+    pipeline.grouping = each_linear
+    assert_equal(torch.compile(second, backend=sparse_compiler)(x), second(x))
+    assert last_reports[-1].segments == 2
+
+
+def test_many_blocks_of_one_class_stay_compiled(install: Any) -> None:
+    pipeline = install(each_linear)
+    models = [mlp() for _ in range(torch._dynamo.config.recompile_limit + 3)]
+    x = torch.randn(3, 8)
+    for model in models:
+        model[0].weight.copy_(torch.randn(16, 8))
+        compiled = torch.compile(model, backend=sparse_compiler)
+        assert_equal(compiled(x), model(x))
+    assert len(pipeline.graphs) == len(models)
+
+
 def test_constants_and_control_flow(install: Any) -> None:
     install(each_op)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """ratio: median time of dense torch over ours, both on `threads` threads.
+    """ratio: time of dense torch over ours, both on `threads` threads.
 
     where: machine and command that gave it.
     """

@@ -1,0 +1,118 @@
+"""The documentation is true: its code runs, its links resolve, its tables are current.
+
+Blocks of one page share a namespace and run in order. A block that cannot run stands under a
+comment `<!-- not run: why -->`. `python -m tests.test_docs` writes the generated tables anew.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparse_compiler.options import Options
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+TABLE = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- /options -->)", re.DOTALL)
+BLOCK = re.compile(r"(?P<skip><!-- not run: [^>]+ -->\n)?^```python\n(?P<code>.*?)^```", re.M | re.S)
+FENCED = re.compile(r"^```.*?^```|`[^`\n]*`", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def blocks(text: str) -> Iterator[tuple[int, str]]:
+    """(line of its first statement, code) of each block that is to run."""
+    for found in BLOCK.finditer(text):
+        if not found["skip"]:
+            yield text.count("\n", 0, found.start("code")) + 1, found["code"]
+
+
+def anchors(text: str) -> set[str]:
+    """What headings are called in links."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Links to files or headings of this repository that are not there."""
+    broken = []
+    for link in LINK.findall(FENCED.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        there = target.exists() and target.is_relative_to(ROOT)
+        if there and anchor:
+            there = target.suffix == ".md" and anchor in anchors(target.read_text())
+        if not there:
+            broken.append(link)
+    return broken
+
+
+def options_table() -> str:
+    """All options as a table of Markdown."""
+    lines = ["| option | values | default | environment | meaning |", "| --- | --- | --- | --- | --- |"]
+    for row in Options.docs():
+        variables = ", ".join(f"`{name}`" for name in row.env.split(", ") if name) or "–"
+        values = row.values.replace(" | ", ", ")
+        lines.append(f"| `{row.name}` | {values} | {row.default} | {variables} | {row.doc} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_table(text: str) -> str:
+    """A page with its table of options made anew."""
+    return TABLE.sub(lambda _: options_table(), text)
+
+
+RUNNABLE = [name for name, page in zip(NAMES, PAGES, strict=True) if list(blocks(page.read_text()))]
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_code_runs(name: str) -> None:
+    """In a process of its own, as a reader runs it; the page's blocks in order."""
+    parts = list(blocks((ROOT / name).read_text()))
+    code = f"import torch\npage = {name!r}\nspace = {{'__name__': '__main__'}}\n"
+    for line, block in parts:
+        code += f"exec(compile({chr(10) * (line - 1) + block!r}, page, 'exec'), space)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_resolve(name: str) -> None:
+    page = ROOT / name
+    assert broken_links(page, page.read_text()) == []
+
+
+def test_options_are_current() -> None:
+    text = (ROOT / "docs" / "options.md").read_text()
+    assert TABLE.search(text), "the page has lost the marks around its table"
+    assert with_table(text) == text, "run: python -m tests.test_docs"
+
+
+def test_every_page_is_reached_from_the_overview() -> None:
+    overview = (ROOT / "docs" / "index.md").read_text()
+    linked = set(LINK.findall(overview))
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages <= linked
+
+
+def test_the_checks_can_fail(tmp_path: Path) -> None:
+    text = "# A b\n[x](#a-b) [y](#c) [z](README.md) [no](nowhere.md) `[code](gone.md)`\n"
+    page = ROOT / "README.md"
+    assert broken_links(page, text) == ["nowhere.md"] or "#c" in broken_links(page, text)
+    skipped = "<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n"
+    assert list(blocks(skipped)) == []
+    assert list(blocks("text\n```python\n1 / 0\n```\n")) == [(3, "1 / 0\n")]
+    stale = "<!-- options -->\nold\n<!-- /options -->\n"
+    assert options_table() in with_table(stale)
+
+
+if __name__ == "__main__":
+    for target in PAGES:
+        target.write_text(with_table(target.read_text()))
