@@ -7,7 +7,6 @@ one. A region that would not pay for its relayouts is given back to torch, with 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -313,17 +312,3 @@ class _Rewriter:
     def _append(self, node: Node) -> None:
         self.nodes.append(node)
         self.types[node.name] = node.type
-
-
-def region_count(graph: Graph) -> int:
-    """How many separate native regions a laid-out graph holds, for reports and tests."""
-    joined = nx.Graph()
-    users = defaultdict(list)
-    for node in graph.nodes:
-        type_ = node.type
-        if isinstance(type_, TensorType) and type_.layout is not None:
-            joined.add_node(node.name)
-            users[node.name] = [u.name for u in graph.users[node.name]]
-    for name, readers in users.items():
-        joined.add_edges_from((name, r) for r in readers if r in users)
-    return int(nx.number_connected_components(joined))

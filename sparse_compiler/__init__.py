@@ -14,16 +14,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import compile, inspect, sparsify
+    from .compiled import Compiled
     from .inspector.report import Report
     from .pruning import Magnitude
-    from .runtime.compiled import Compiled
 
 _HOMES = {
     "compile": "api",
     "inspect": "api",
     "sparsify": "api",
     "Magnitude": "pruning",
-    "Compiled": "runtime.compiled",
+    "Compiled": "compiled",
     "Report": "inspector.report",
 }
 

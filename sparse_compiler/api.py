@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from .compiled import Compiled
 from .errors import UnsupportedError
 from .frontends.export import ExportedModel, export_module, import_program
 from .inspector.report import Report, report_of
 from .ir.interpret import bind_inputs
 from .options import Options
 from .pruning import sparsify
-from .runtime.compiled import Compiled
 from .runtime.pipeline import Pipeline, lower_graph
 from .runtime.weights import LiveWeights
 
@@ -66,7 +66,7 @@ def inspect(
     Arguments as `compile`'s; a `Compiled` needs none.
     """
     if isinstance(model_or_compiled, Compiled):
-        return report_of(model_or_compiled.pipeline.lowered)
+        return model_or_compiled.inspect()
     settings = Options.from_env()
     exported, module = _traced(model_or_compiled, args, kwargs, None)
     weights = LiveWeights(exported.imported.params, module)

@@ -17,6 +17,7 @@ from torch import fx
 
 from .errors import UnsupportedError
 from .frontends.importer import Imported
+from .inspector.report import Report, report_of
 from .ir.refusal import No
 from .options import Options
 
@@ -27,13 +28,13 @@ log = logging.getLogger(__name__)
 class CompileReport:
     """What became of one graph.
 
-    reason: why Inductor has all of it, or None; segments: how many parts run natively; report:
-    what `build_segments` says of each layer, None where it was not asked.
+    reason: why Inductor has all of it, or None; segments: how many parts run natively; report: the
+    ledger, None where the graph was not looked into.
     """
 
     reason: No | None
     segments: int = 0
-    report: Any = None
+    report: Report | None = None
 
 
 # Of the last graphs compiled in this process, the newest last.
@@ -82,7 +83,8 @@ def _compile(
     imported = dynamo.import_aot_graph(deferred.gm, statics)
     with _disable_current_modes():  # it works on real weights
         hints = dynamo.size_hints(deferred.fake_inputs)
-        segments, report = build_segments(imported.graph, imported.params, options, hints)
+        segments, lowered = build_segments(imported.graph, imported.params, options, hints)
+        report = report_of(lowered)
     if not segments:
         # Other weights, with other zeros, are a decision of their own.
         dynamo.guard_identity(s for s in statics.values() if s.tensor.dim() >= 2)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ FLAGS = (
     "-shared",
     "-Wno-psabi",
 )
+
+_SEAL = hashlib.sha256().digest_size  # bytes at the end of a library
+_NO_SPACE = ("No space left", "File too large", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,11 @@ def build(source: str, toolchain: Toolchain) -> Path:
     key = cache_key(source, toolchain)
     folder = _usable_folder(toolchain.cache)
     library = folder / f"{key}.so"
-    if library.exists():
+    if _intact(library):
         return library
     try:
         with FileLock(folder / f"{key}.lock", timeout=600):
-            if not library.exists():
+            if not _intact(library):
                 _compile(source, toolchain, library)
     except OSError as error:
         raise ToolchainError(
@@ -150,6 +154,28 @@ def build(source: str, toolchain: Toolchain) -> Path:
             fix="free space there, or name another folder in SPARSE_COMPILER_CACHE",
         ) from error
     return library
+
+
+def _intact(library: Path) -> bool:
+    """True for a library that ends in the hash of what stands before it.
+
+    A file cut short by a full disk or a crash would kill the process that opens it.
+    """
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    if hashlib.sha256(content[:-_SEAL]).digest() == content[-_SEAL:]:
+        return True
+    log.warning("%s is damaged; compiling it again", library)
+    return False
+
+
+def _seal(partial: Path) -> None:
+    """Appends the hash that `_intact` looks for; loaders ignore what follows an ELF file."""
+    with partial.open("r+b") as file:
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(digest)
 
 
 def _usable_folder(wanted: Path) -> Path:
@@ -184,18 +210,40 @@ def _compile(source: str, toolchain: Toolchain, library: Path) -> None:
     try:
         path.write_text(source)
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            if "No space left" in done.stderr:
-                raise OSError(done.stderr.strip().splitlines()[-1])
-            raise CodegenError(
-                f"{' '.join(toolchain.compiler)} refused generated source",
-                why=f"{' '.join(command)}\n{done.stderr.strip()[:4000]}",
-                fix=f"report it with {path}",
-            )
+        if done.returncode != 0 or not partial.exists():
+            raise _failure(done, command, toolchain, path)
+        _seal(partial)
         partial.replace(library)
     finally:
         partial.unlink(missing_ok=True)
     log.info("compiled %s", library)
+
+
+def _failure(
+    done: subprocess.CompletedProcess[str], command: list[str], toolchain: Toolchain, source: Path
+) -> Exception:
+    """The error that tells what the compiler met: the machine, the user's set-up, or our source."""
+    compiler, said = " ".join(toolchain.compiler), done.stderr.strip()
+    if any(words in said for words in _NO_SPACE):
+        return OSError(said.splitlines()[-1])
+    if done.returncode < 0 or "Killed signal" in said:
+        number = -done.returncode if done.returncode < 0 else signal.SIGKILL
+        return ToolchainError(
+            f"the C++ compiler {compiler} was killed by {signal.Signals(number).name}",
+            why=f"{' '.join(command)}\n{said[:4000]}",
+            fix="it usually lacked memory: free some, or compile fewer models at once",
+        )
+    if done.returncode == 0:
+        return ToolchainError(
+            f"the C++ compiler {compiler} wrote no library",
+            why=" ".join(command),
+            fix="name another compiler in SPARSE_COMPILER_CXX",
+        )
+    return CodegenError(
+        f"{compiler} refused generated source",
+        why=f"{' '.join(command)}\n{said[:4000]}",
+        fix=f"report it with {source}",
+    )
 
 
 @lru_cache(maxsize=256)

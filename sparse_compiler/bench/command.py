@@ -114,7 +114,11 @@ def engines_of(request: Request, expectations: Sequence[Expectation]) -> list[En
     if not named and expectations:
         named = [name for e in expectations for name in (e.slow, e.fast)]
     wanted = [*OURS, *(named or ENGINES), *([request.baseline] if request.baseline else [])]
-    return [load_engine(name) for name in dict.fromkeys(wanted)]
+    engines = [load_engine(name) for name in dict.fromkeys(wanted)]
+    names = [engine.name for engine in engines]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"two engines are named {', '.join(twice)}", fix="rename one")
+    return engines
 
 
 def _measure(request: Request, expectations: list[Expectation], console: Console) -> Results:
@@ -132,7 +136,7 @@ def _measure(request: Request, expectations: list[Expectation], console: Console
         engines=engines,
         method=method,
         cache=cache,
-        baseline=request.baseline,
+        baseline=load_engine(request.baseline).name if request.baseline else "",
         overhead=request.overhead,
         warm=request.warm,
         roofs=roofs,

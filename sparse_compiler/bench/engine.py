@@ -6,6 +6,7 @@ the one subclass of Engine that the file defines.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
@@ -89,6 +90,11 @@ class Engine(ABC):
     def versions(self) -> dict[str, str]:
         """Package name -> version of what the engine is made of."""
         return {p: metadata.version(p) for p in self.packages}
+
+    def load(self) -> None:
+        """Import what the engine is made of, before any clock runs."""
+        for package in self.packages:
+            importlib.import_module(package)
 
     def supports(self, case: Case) -> str | None:
         """Why this case cannot be run, or None."""

@@ -9,6 +9,7 @@ from sparse_compiler.errors import UnsupportedError
 
 from .plot import file_stem, plot_results
 from .results import Results, Row
+from .roofline import QUIET
 from .table import COLUMNS, number, refusals
 
 METHOD = """\
@@ -107,6 +108,8 @@ def _roofs_text(results: Results) -> str:
     if not roofs:
         return "not measured"
     fused = "" if roofs["fma"] else ", without fused multiply-add"
+    if roofs["busy"] < QUIET:
+        fused += ", measured while other programs ran"
     return (
         f"{number(roofs['flops'], 1e-9)} GFLOP/s of float32 on vectors of "
         f"{roofs['vector_bytes']} bytes{fused}, {number(roofs['bytes_per_s'], 1e-9)} GB/s read"

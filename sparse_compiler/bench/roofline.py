@@ -21,6 +21,7 @@ from .machine import cpu_info
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-pthread")
 PROBE_LIMIT_S = 120
+QUIET = 0.95
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,25 @@ class Roofs:
     """Peak float32 operations a second (a multiply-add is two), bytes read a second from memory.
 
     fma: whether the probe's products and sums were really fused (it checks by their rounding).
+    busy: the share of the probe's best run in which its threads had a core.
     """
 
     flops: float
     bytes_per_s: float
     fma: bool
     vector_bytes: int
+    busy: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else ran meanwhile, so that the true roofs lie higher."""
+        return self.busy < QUIET
 
 
 def measure_roofs(threads: int, cache: Path) -> Roofs:
     """Compile and run probe.cpp, once for each machine, compiler flags and thread count.
 
+    What was measured while something else ran is not kept for the next time.
     Errors: ToolchainError with what the compiler said.
     """
     source = resources.files("sparse_compiler.bench").joinpath("probe.cpp").read_text()
@@ -48,6 +57,8 @@ def measure_roofs(threads: int, cache: Path) -> Roofs:
     if stored.is_file():
         return Roofs(**json.loads(stored.read_text()))
     roofs = Roofs(**json.loads(_run_probe(source, threads, folder)))
+    if roofs.disturbed:
+        return roofs
     beside = stored.with_suffix(".part")
     beside.write_text(json.dumps(asdict(roofs)))
     beside.replace(stored)

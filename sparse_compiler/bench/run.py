@@ -72,7 +72,14 @@ class _CaseRun:
 
     def fail(self, engine: str, error: WorkerError) -> None:
         """Turn an engine's row into one that says why there is no figure."""
-        self.update(engine, status=error.status, reason=error.reason)
+        self.update(
+            engine,
+            status=error.status,
+            reason=error.reason,
+            median_ms=None,
+            low_ms=None,
+            high_ms=None,
+        )
 
 
 def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
@@ -193,6 +200,7 @@ def _build_case(bench: Bench, state: _CaseRun) -> None:
 def _admit(bench: Bench, state: _CaseRun, engine: Engine, stack: ExitStack) -> None:
     """Cold worker, output check, warm worker; the last one stays for the rounds."""
     name, cache = engine.name, state.folder / f"cache-{engine.name}"
+    worker = None
     try:
         worker = _start(bench, state, engine, cache)
         stack.callback(worker.stop)
@@ -214,6 +222,8 @@ def _admit(bench: Bench, state: _CaseRun, engine: Engine, stack: ExitStack) -> N
             state.update(name, warm_s=reply["compile_s"])
     except WorkerError as error:
         state.fail(name, error)
+        if worker is not None:
+            worker.stop()  # it must not disturb the others
         return
     state.workers[name] = worker
 

@@ -14,6 +14,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Both products of attention; shapes [batch, heads, tokens, width]."""
+    batch, heads, tokens, width = query
+    return 2 * batch * heads * tokens * key[2] * (width + value[3])
+
+
+# torch counts the attention kernels of GPUs only
+_COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+
+
 def _positions(layer: nn.Module, output: torch.Tensor) -> int:
     """How often each weight is used: output elements per output feature or channel."""
     weight = layer.get_parameter("weight")
@@ -36,7 +48,7 @@ def count_work(
         useful += 2 * int(weight.count_nonzero()) * positions
 
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_COUNTED) as counter:
         module(*inputs)
     for hook in hooks:
         hook.remove()

@@ -42,6 +42,7 @@ def _prepare(request: dict[str, Any]) -> tuple[Runner, dict[str, Any]]:
     if reason := engine.supports(case):
         raise Refusal("unsupported", reason)
     versions = engine.versions()
+    engine.load()
     torch.set_num_threads(case.threads)
     torch.set_grad_enabled(False)
     reset_peak()

@@ -9,7 +9,6 @@ from ..analysis.sparsity import SparsityFacts
 from ..codegen.program import TorchStep
 from ..ir.expr import functions_of, parse_expr
 from ..ir.graph import Graph, Node
-from ..ir.refusal import No
 from ..ops.linear import Linear
 from ..ops.torch_call import TorchCall
 from ..passes.base import TORCH, Context
@@ -193,8 +192,6 @@ def _reason(
     useful = [r for r in refusals if r.code not in ("not_packed", "outside_region", "packed")]
     if useful:
         return str(useful[-1])
-    if isinstance(node.op, TorchCall):
-        return str(No("op_unsupported", f"{node.op.target} has no kernel here yet"))
     return str(refusals[-1]) if refusals else None
 
 

@@ -112,11 +112,11 @@ class Graph:
     @cached_property
     def weight_time(self) -> frozenset[str]:
         """Values that depend on parameters alone: computed when weights change, not per call."""
-        known = {p.name for p in self.params}
+        known = {p.name for p in self.params} - {target for _, target in self.updates}
         for node in self.nodes:
             if is_weight_time(node.op, node.inputs, node.type, known):
                 known.add(node.name)
-        return frozenset(known - {target for _, target in self.updates})
+        return frozenset(known)
 
     def tensor(self, name: str) -> TensorType:
         """The type of a value that must be a tensor."""

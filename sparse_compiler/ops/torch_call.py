@@ -11,7 +11,8 @@ import torch
 from ..errors import UnsupportedError, VerifyError
 from ..ir.attrs import Slot, map_attr
 from ..ir.op import OPS, Op
-from ..ir.types import TupleType, Type
+from ..ir.refusal import No
+from ..ir.types import Layout, TupleType, Type
 
 
 @lru_cache(maxsize=1024)
@@ -37,6 +38,11 @@ class TorchCall(Op):
     target: str = ""
     args: tuple[Any, ...] = ()
     kwargs: tuple[tuple[str, Any], ...] = ()
+
+    def planar(
+        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+    ) -> tuple[Layout | None, ...] | No:
+        return No("op_unsupported", f"{self.target} has no kernel here yet")
 
     @property
     def random(self) -> bool:

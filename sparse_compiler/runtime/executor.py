@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..ir.attrs import Slot
 from ..ir.graph import Graph, Node
 from ..ir.interpret import bind_inputs, run_node
-from ..ir.types import TensorType, symbols_in, torch_dtype
+from ..ir.types import symbols_in, torch_dtype
 from ..ops.torch_call import TorchCall, resolve_target
 from .native import NativeSegment
 
@@ -190,8 +190,3 @@ def _last_reads(program: Program) -> dict[int, list[str]]:
         if name in computed and name not in kept:
             found.setdefault(i, []).append(name)
     return found
-
-
-def is_row_major(type_: object) -> bool:
-    """True for tensors that torch can read as they are."""
-    return isinstance(type_, TensorType) and type_.layout is None

@@ -20,7 +20,7 @@ from ..codegen.cpu.source import chunk_columns, print_segment
 from ..codegen.program import LinearCall, Segment
 from ..errors import CodegenError, InputError
 from ..ir.interpret import bind_shape, dim_values
-from ..ir.types import evaluate, torch_dtype
+from ..ir.types import evaluate
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _ALIGN = 64
@@ -39,13 +39,21 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True)
+class _Packed:
+    """Pointers into `stream`, one for each weight, in the order of the segment."""
+
+    pointers: ctypes.Array[ctypes.c_void_p]
+    stream: torch.Tensor
+
+
+@dataclass(frozen=True)
 class _Bound:
     """What one set of input shapes determines."""
 
     samples: int
     unit: int
     outputs: tuple[tuple[int, ...], ...]
-    arena_floats: Mapping[int, int]
+    arena_floats: dict[int, int]
     empty: bool
 
 
@@ -120,15 +128,14 @@ class NativeSegment:
             ctypes.c_int64,
             ctypes.c_int,
         ]
-        self._weights = (ctypes.c_void_p * len(segment.weights))()
-        self._stream: torch.Tensor | None = None
+        self._packed: _Packed | None = None
         self._bound: dict[tuple[Any, ...], _Bound] = {}
         self._arenas: list[torch.Tensor] = []
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weights and vectors."""
-        return 0 if self._stream is None else self._stream.numel()
+        return 0 if self._packed is None else self._packed.stream.numel()
 
     def load_weights(self, values: Mapping[str, torch.Tensor], hints: Mapping[str, int]) -> None:
         """Packs this segment's weights into one contiguous stream, in the order of their use.
@@ -152,8 +159,8 @@ class NativeSegment:
         for start, blob in zip(starts, blobs, strict=True):
             stream[start : start + blob.numel()] = blob
         base = stream.data_ptr()
-        self._weights = (ctypes.c_void_p * len(blobs))(*(base + start for start in starts))
-        self._stream = stream
+        pointers = (ctypes.c_void_p * len(blobs))(*(base + start for start in starts))
+        self._packed = _Packed(pointers, stream)
         self._bound.clear()
 
     def _packed_names(self) -> set[str]:
@@ -174,13 +181,19 @@ class NativeSegment:
         results = [torch.empty(shape) for shape in bound.outputs]
         if bound.empty:
             return results
+        packed = self._packed  # held here: another thread may load new weights meanwhile
+        if packed is None:
+            raise CodegenError(f"segment %{self.segment.name} runs before it has weights")
         threads = 1 if _in_forked_child else torch.get_num_threads()
-        floats = bound.arena_floats.get(threads) or self._arena_floats(bound, threads)
+        floats = bound.arena_floats.get(threads)
+        if floats is None:
+            floats = int(self._size(packed.pointers, bound.samples, bound.unit, threads))
+            bound.arena_floats[threads] = floats
         arena = self._take_arena(floats)
         self._run(
             (ctypes.c_void_p * len(ready))(*(t.data_ptr() for t in ready)),
             (ctypes.c_void_p * len(results))(*(t.data_ptr() for t in results)),
-            self._weights,
+            packed.pointers,
             arena.data_ptr(),
             bound.samples,
             bound.unit,
@@ -198,12 +211,6 @@ class NativeSegment:
         except IndexError:  # none left; asking first would race with other threads
             return aligned_bytes(floats * 4)
 
-    def _arena_floats(self, bound: _Bound, threads: int) -> int:
-        floats = int(self._size(self._weights, bound.samples, bound.unit, threads))
-        if isinstance(bound.arena_floats, dict):
-            bound.arena_floats[threads] = floats
-        return floats
-
     def _bind(
         self, key: tuple[Any, ...], shapes: Sequence[torch.Size], known: Mapping[str, int]
     ) -> _Bound:
@@ -220,8 +227,3 @@ class NativeSegment:
         bound = _Bound(samples, unit, outputs, {}, samples == 0 or unit == 0)
         self._bound[key] = bound
         return bound
-
-
-def result_dtypes(segment: Segment) -> tuple[torch.dtype, ...]:
-    """Dtypes of a segment's outputs."""
-    return tuple(torch_dtype(t.dtype) for _, t in segment.outputs)

@@ -18,17 +18,22 @@ from sparse_compiler.bench.case import Case
 from sparse_compiler.bench.check import Expectation, judge, read_expectations
 from sparse_compiler.bench.command import OURS, Request, cases_of, engines_of
 from sparse_compiler.bench.engine import ENGINES
+from sparse_compiler.bench.engines import deepsparse
+from sparse_compiler.bench.host import WorkerError
+from sparse_compiler.bench.machine import cpu_info
 from sparse_compiler.bench.markdown import write_page
 from sparse_compiler.bench.measure import Method
 from sparse_compiler.bench.models import MODELS, calibrate_batch_norms
 from sparse_compiler.bench.plot import _STYLES, plot_results
 from sparse_compiler.bench.reference import prune, pruned_layers
 from sparse_compiler.bench.results import Results, Row, interrupted
+from sparse_compiler.bench.roofline import measure_roofs, shares
 from sparse_compiler.bench.stats import paired_ratio, relative_error
 from sparse_compiler.bench.suites import SUITES, suite_cases
 from sparse_compiler.bench.table import number, refusals
 from sparse_compiler.bench.work import count_work
 from sparse_compiler.errors import InputError, SparseCompilerError
+from sparse_compiler.options import Options
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,7 +177,7 @@ def test_work_counts_nonzeros_and_attention() -> None:
     weights = 2 * (4 * 128 * 128 + 2 * 128 * 512)
     attention = 2 * 2 * 8 * 8 * 128  # QK and PV in both layers, a multiply-add being two
     assert dense["dense_flops"] == dense["useful_flops"]
-    assert dense["dense_flops"] in (2 * weights * 8, 2 * weights * 8 + 2 * attention)
+    assert dense["dense_flops"] == 2 * weights * 8 + 2 * attention
     prune(module, case)
     half = count_work(module, inputs, [])
     assert half["dense_flops"] == dense["dense_flops"]
@@ -280,3 +285,30 @@ def test_importing_the_package_brings_no_command_line() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(Options.from_env().compiler is None, reason="no C++ compiler")
+def test_roofs_are_plausible_and_kept_when_quiet(tmp_path: Path) -> None:
+    roofs = measure_roofs(1, tmp_path)
+    assert roofs.vector_bytes in (16, 32, 64) and 0 < roofs.busy <= 1.05
+    assert 1e9 < roofs.flops < 1e12 and 5e8 < roofs.bytes_per_s < 1e12
+    assert roofs.fma or "fma" not in cpu_info()["flags"].split()
+    kept = list(tmp_path.rglob("roofs.json"))
+    assert bool(kept) is not roofs.disturbed
+    if kept:
+        assert measure_roofs(1, tmp_path) == roofs
+    work = {"useful_flops": roofs.flops / 100, "bytes": roofs.bytes_per_s / 1000}
+    assert shares(work, 20.0, roofs) == pytest.approx((0.5, 0.05))
+
+
+def test_deepsparse_that_cannot_be_installed_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "ERROR: no matching distribution" >&2\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(deepsparse, "_python", lambda: str(python))
+    with pytest.raises(WorkerError) as refusal:
+        deepsparse.DeepSparse().command(tmp_path / "cache")
+    assert refusal.value.status == "missing"
+    assert "no matching distribution" in refusal.value.reason

@@ -9,7 +9,7 @@ from torch import nn
 
 import sparse_compiler as sc
 from sparse_compiler.passes.compare import mismatch
-from sparse_compiler.runtime.compiled import Compiled
+from sparse_compiler.compiled import Compiled
 
 NATIVE = {"force_native": True}
 

@@ -17,6 +17,10 @@ class Inductor(Engine):
     dense = True
     disk_cache = True
 
+    def load(self) -> None:
+        import torch._dynamo
+        import torch._inductor.compile_fx  # noqa: F401
+
     def prepare(self, job: Job) -> EngineRunner:
         assert job.module is not None
         return TorchRunner(torch.compile(job.module), job.inputs, parameter_bytes(job.module))

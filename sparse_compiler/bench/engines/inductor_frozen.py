@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from sparse_compiler.bench.engine import ENGINES, Engine, EngineRunner, Job
+from sparse_compiler.bench.engine import ENGINES, EngineRunner, Job
 
 from .eager import TorchRunner
+from .inductor import Inductor
 
 
 @ENGINES.register("inductor-frozen")
-class InductorFrozen(Engine):
+class InductorFrozen(Inductor):
     """torch.compile(model, mode="max-autotune") under freezing=True."""
 
     name = "inductor-frozen"
-    dense = True
-    disk_cache = True
 
     def prepare(self, job: Job) -> EngineRunner:
         assert job.module is not None

@@ -24,6 +24,9 @@ class SparseCompiler(_Ours):
 
     name = "sparse_compiler"
 
+    def load(self) -> None:
+        import sparse_compiler.api  # noqa: F401
+
     def prepare(self, job: Job) -> EngineRunner:
         assert job.module is not None
         compiled = sc.compile(job.module, job.inputs)
@@ -35,6 +38,10 @@ class SparseCompilerJit(_Ours):
     """torch.compile(model, backend="sparse_compiler"): through Dynamo."""
 
     name = "sparse_compiler-jit"
+
+    def load(self) -> None:
+
+        import sparse_compiler.backend  # noqa: F401
 
     def prepare(self, job: Job) -> EngineRunner:
         assert job.module is not None

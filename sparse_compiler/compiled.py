@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-from ..errors import InputError
-from ..ir.graph import Graph
-from .pipeline import Pipeline
+from .errors import InputError
+from .inspector.report import Report, report_of
+from .ir.graph import Graph
+from .runtime.pipeline import Pipeline
 
 log = logging.getLogger("sparse_compiler")
 
@@ -60,6 +61,10 @@ class Compiled:
     def pipeline(self) -> Pipeline:
         """Everything the compiler decided and built, for reports."""
         return self._pipeline
+
+    def inspect(self) -> Report:
+        """What became of each layer, and why."""
+        return report_of(self._pipeline.lowered)
 
     def refit(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
         """Takes over changed weights, also those written through `.data`.
