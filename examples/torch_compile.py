@@ -55,11 +55,10 @@ def main() -> int:
         ok &= check(f"{rows} rows instead of 128", model, fast, torch.randn(rows, 768))
 
     from sparse_compiler.backend import last_reports
-    from sparse_compiler.inspector.report import report_of
 
     native = [report for report in last_reports if report.segments]
     for report in native:
-        print(f"\n{report_of(report.report).text()}")
+        print(f"\n{report.report.text()}")
     if not native:
         print("\nno part of any graph ran natively")
     return 0 if ok and native else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,14 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
             why="it is not the path of an existing .pt2 file",
             fix="save one with torch.export.save",
         )
-    return torch.export.load(path)
+    try:
+        return torch.export.load(path)
+    except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UnsupportedError(
+            f"cannot read a model from {path}",
+            why=str(error).strip().split("\n")[0],
+            fix="save it again with torch.export.save, in this version of torch",
+        ) from error
 
 
 def _example(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ class Compiled:
     def __init__(self, pipeline: Pipeline, call: Call, eager: Callable[..., Any] | None) -> None:
         self._pipeline, self._call, self._eager = pipeline, call, eager
         self._warned = False
+        self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result. Raises `InputError` on arguments that do not fit."""
@@ -42,7 +44,8 @@ class Compiled:
         if self._eager is not None and self._training(inputs):
             self._warn()
             return self._eager(*args, **kwargs)
-        self._pipeline.refresh_if_changed()
+        with self._lock:  # a thread that finds the weights changed makes the others wait
+            self._pipeline.refresh_if_changed()
         with torch.no_grad():
             results = self._pipeline.executor(inputs)
             count = len(self.graph.outputs)
@@ -74,6 +77,8 @@ class Compiled:
         """
         tensors = self._pipeline.weights.tensors
         for name, value in (state_dict or {}).items():
+            if not isinstance(value, torch.Tensor):
+                raise InputError(f"refit cannot take {name}", why=f"it is a {type(value).__name__}")
             if name not in tensors or tensors[name].shape != value.shape:
                 shape = tuple(tensors[name].shape) if name in tensors else "no such parameter"
                 raise InputError(
@@ -96,7 +101,8 @@ class Compiled:
             return True
         if not torch.is_grad_enabled():
             return False
-        return self._pipeline.weights.needs_grad() or any(t.requires_grad for t in inputs)
+        tensors = (t for t in inputs if isinstance(t, torch.Tensor))
+        return self._pipeline.weights.needs_grad() or any(t.requires_grad for t in tensors)
 
     def _warn(self) -> None:
         if self._warned:

@@ -20,6 +20,7 @@ import torch
 import sparse_compiler as sc
 from sparse_compiler.codegen.cpu import build
 from sparse_compiler.errors import CodegenError, OptionError, ToolchainError, UnsupportedError
+from sparse_compiler.runtime.native import packer_for
 from tests.runtime.nets import check, compiled, mlp
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +155,7 @@ def test_damaged_library_is_compiled_again(
             path.unlink()  # writing into a mapped library would crash this process
             path.write_bytes(damage)
         build.load_library.cache_clear()
+        packer_for.cache_clear()
         with caplog.at_level(logging.WARNING, "sparse_compiler"):
             fast = compiled(mlp(), X, options=options)
         check(fast(X), mlp()(X))
@@ -168,6 +170,7 @@ def test_stale_lock_file(cache: Path) -> None:
         library.unlink()
         library.with_suffix(".lock").write_text("from a process long gone")
     build.load_library.cache_clear()
+    packer_for.cache_clear()
     check(compiled(mlp(), X, options={"cache_dir": cache})(X), mlp()(X))
 
 

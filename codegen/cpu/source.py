@@ -26,15 +26,13 @@ from sparse_compiler.codegen.program import (
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.ir.expr import Arg, Expr, args_of
 
-CHUNK_COLUMNS = 256
-"""Columns that a chunk aims at: enough to use each weight often, few enough for the cache."""
-
 _HEAD = """\
 // Written by sparse_compiler for the segment %{name}.
 // One call runs all of it, in chunks of whole samples; a wait only between dependent steps.
 #include <omp.h>
 
 #include "attention.h"
+#include "chunks.h"
 #include "linear.h"
 #include "norm.h"
 #include "pointwise.h"
@@ -44,38 +42,19 @@ namespace {{
 
 using namespace sc;
 
-constexpr int64_t kRows = {rows};  // planes of the arena
-constexpr int64_t kChunkColumns = {chunk};
+constexpr int64_t kRows = {rows};  // planes of a chunk
 """
 
 _SIZES = """
 struct Sizes {
-  int64_t per;      // samples of a chunk
-  int64_t ld;       // floats between planes: an odd number of cache lines, no power of two
   int64_t scratch;  // floats of each thread
-  int64_t mask;     // floats before the first mask
-  int64_t total;    // floats of the arena
+  int64_t mask;     // floats of the masks of a chunk
+  int64_t total;    // floats of memory: planes and masks of each chunk in flight, then scratch
 };
 
-SC_INLINE int64_t lines(int64_t floats) { return (floats + 15) / 16 * 16; }
-
-Sizes sizes(const void* const* weight, int64_t samples, int64_t unit, int threads) {
+Sizes sizes(const Chunks& chunks, const void* const* weight, int64_t unit, int threads) {
   Sizes s{};
-  int64_t per = kChunkColumns / unit;
-  if (per < 1) per = 1;
-  const int64_t chunks = (samples + per - 1) / per;
-  per = (samples + chunks - 1) / chunks;
-  s.per = unit == 1 ? lines(per) : per;
-  s.ld = (lines(s.per * unit) / 16 | 1) * 16;
-  s.scratch = 0;
 """
-
-
-def chunk_columns(samples: int, unit: int) -> int:
-    """Columns of a chunk, as `sizes` in the generated unit divides them."""
-    per = max(1, CHUNK_COLUMNS // max(1, unit))
-    chunks = max(1, -(-samples // per))
-    return -(-samples // chunks) * unit
 
 
 def print_segment(segment: Segment) -> str:
@@ -84,7 +63,7 @@ def print_segment(segment: Segment) -> str:
     body = "".join(printer.call(i, call) for i, call in enumerate(segment.calls))
     return "".join(
         (
-            _HEAD.format(name=segment.name, rows=segment.rows, chunk=CHUNK_COLUMNS),
+            _HEAD.format(name=segment.name, rows=segment.rows),
             *printer.functors.values(),
             _SIZES,
             printer.scratch(),
@@ -197,10 +176,10 @@ class _Printer:
             )
         lines += [
             "s.scratch = lines(s.scratch);",
-            "s.mask = kRows * s.ld + threads * s.scratch;",
-            "s.total = s.mask;",
+            *(f"s.mask += {_mask_floats(mask)};" for mask in self.segment.masks),
+            "s.total = (chunks.alone ? threads : 1) * (kRows * chunks.ld + s.mask);",
+            "s.total += threads * s.scratch;",
         ]
-        lines += [f"s.total += {_mask_floats(mask)};" for mask in self.segment.masks]
         text = "".join(f"  {line}\n" for line in lines)
         if shapes or weights:
             text = "  const auto widen = [](int64_t& a, int64_t b) { a = a > b ? a : b; };\n" + text
@@ -208,7 +187,7 @@ class _Printer:
 
     def run_function(self, body: str) -> str:
         """The two exported functions."""
-        masks, place = "", "memory + s.mask"
+        masks, place = "", "arena + kRows * ld"
         for i, mask in enumerate(self.segment.masks):
             masks += f"    float* mask{i} = {place};\n"
             place = f"mask{i} + {_mask_floats(mask)}"
@@ -217,26 +196,36 @@ class _Printer:
 
 
 _RUN = """
+// Columns of a chunk, for the choice of tiles when weights are packed.
+extern "C" int64_t sc_chunk_columns(int64_t samples, int64_t unit, int threads) {
+  return min64(samples, Chunks(samples, unit, threads).per) * unit;
+}
+
 // Floats of 64-byte aligned memory that sc_run needs for these sizes.
 extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
                                    int threads) {
-  return sizes(weight, samples, unit, threads).total;
+  return sizes(Chunks(samples, unit, threads), weight, unit, threads).total;
 }
 
 // in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
 extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
                        float* memory, int64_t samples, int64_t unit, int threads) {
-  const Sizes s = sizes(weight, samples, unit, threads);
-  Barrier barrier;
+  const Chunks chunks(samples, unit, threads);
+  const Sizes s = sizes(chunks, weight, unit, threads);
+  const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
+  const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
+  Barrier shared;
 #pragma omp parallel num_threads(threads)
   {
-    Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
-    const int64_t ld = s.ld;
-    float* const arena = memory;
-    float* const scratch = memory + kRows * ld + team.id * s.scratch;
-    const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
-@MASKS@    for (int64_t first = 0; first < samples; first += s.per) {
-      const int64_t samples_here = min64(s.per, samples - first);
+    const int id = omp_get_thread_num(), size = omp_get_num_threads();
+    Barrier own;
+    Team team = chunks.alone ? Team(0, 1, &own) : Team(id, size, &shared);
+    float* const scratch = memory + id * s.scratch;
+    float* const arena =
+        memory + threads * s.scratch + (chunks.alone ? id * chunk_floats : 0);
+@MASKS@    const int64_t step = chunks.alone ? size * chunks.per : chunks.per;
+    for (int64_t first = chunks.alone ? id * chunks.per : 0; first < samples; first += step) {
+      const int64_t samples_here = min64(chunks.per, samples - first);
       const int64_t n = samples_here * unit;
 @LOADS@@BODY@      team.sync();
     }
@@ -276,7 +265,7 @@ def _functor_text(
 
 
 def _mask_floats(mask: MaskInput) -> str:
-    samples = "s.per" if mask.full[0] else "1"
+    samples = "chunks.per" if mask.full[0] else "1"
     rows = "unit" if mask.full[2] else "1"
     return f"{samples} * {mask.heads} * {rows} * lines(unit)"
 

@@ -17,8 +17,7 @@ from sparse_compiler.options import nearest
 
 from .case import Case, check_sparsity
 from .models import model_named
-from .results import Results
-from .stats import paired_ratio
+from .results import Results, ratio_between
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def judge(expectation: Expectation, results: Results) -> Verdict:
         if row is None or not row.counts:
             why = f"{row.status} {row.reason}".strip() if row else "not measured"
             return Verdict(False, f"{name}: {engine} has no time ({why})")
-    ratio = paired_ratio(rows[e.slow].samples_ns, rows[e.fast].samples_ns)
+    ratio = ratio_between(rows[e.slow], rows[e.fast])
     floor = e.at_least * (1 - e.tolerance)
     figures = f"{ratio.median:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]"
     text = f"{name}: {figures}, expected ≥ {e.at_least:g}× (tolerance {100 * e.tolerance:g} %)"

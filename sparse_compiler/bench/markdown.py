@@ -21,7 +21,8 @@ gets no time. Rounds are interleaved: in each round every engine, in shuffled or
 {rest_ms:g} ms, makes one untimed call and one timed one. ONNX Runtime's threads are told to stop
 spinning (`session.force_spinning_stop`), Intel's OpenMP to sleep after 1 ms (`KMP_BLOCKTIME`). A
 call whose threads waited for a core for more than {disturbed_share:.0%} of its time, because
-another program ran there, is made again, up to {retries} times.
+another program ran there, is made again, up to {retries} times; a round that stays disturbed is
+left out as long as five clean ones are there.
 
 - **ms**: median of {rounds} rounds.
 - **speed-up**: baseline's time ÷ this engine's, round by round; median and its 95 % bootstrap

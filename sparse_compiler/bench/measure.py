@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ import numpy as np
 
 from .host import Worker, WorkerError
 from .machine import busy_jiffies
+
+FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Method:
 class Samples:
     """What the rounds gave: nanoseconds by engine, idle shares, and who failed on the way.
 
+    disturbed: by engine, for each round whether its time was kept although it was disturbed.
+
     busy, ticks: processor ticks used, and all there were, while every engine rested: what others
     on the machine took.
     """
@@ -54,7 +58,7 @@ class Samples:
     ns: dict[str, list[int]] = field(default_factory=dict)
     idle: dict[str, list[float]] = field(default_factory=dict)
     failed: dict[str, WorkerError] = field(default_factory=dict)
-    disturbed: dict[str, int] = field(default_factory=dict)
+    disturbed: dict[str, list[bool]] = field(default_factory=dict)
     retried_s: float = 0.0
     busy: int = 0
     ticks: int = 0
@@ -92,6 +96,7 @@ def run_rounds(
     shuffle = random.Random(seed).shuffle
     for name in order:
         samples.ns.setdefault(name, [])
+        samples.disturbed.setdefault(name, [])
         samples.idle.setdefault(name, [])
     done = 0
     while done < method.rounds and order:
@@ -102,34 +107,33 @@ def run_rounds(
             while done < method.rounds and order and time.monotonic() - locked < method.lock_s:
                 order = [name for name in order if name not in samples.failed]
                 shuffle(order)
-                round_ns = {n: _attempt(n, workers[n], method, samples) for n in order}
-                for name, ns in round_ns.items():
+                taken = {n: _attempt(n, workers[n], method, samples) for n in order}
+                for name, (ns, share) in taken.items():
                     samples.ns[name].append(ns)
+                    samples.disturbed[name].append(share > method.disturbed_share)
                 done += 1
                 progress(done, samples)
 
 
-def _attempt(name: str, worker: Worker, method: Method, samples: Samples) -> int:
-    """One timed call's nanoseconds: of several disturbed ones the one that waited least.
+def _attempt(name: str, worker: Worker, method: Method, samples: Samples) -> tuple[int, float]:
+    """(nanoseconds, share of them spent waiting for a core) of the least disturbed of some calls.
 
-    0 from an engine that failed: it has left the rounds.
+    (0, 0) from an engine that failed: it has left the rounds.
     """
     tries: list[tuple[float, int]] = []
     while len(tries) <= method.retries:
         began = time.monotonic()
         reply = _timed_call(name, worker, method, 1, samples)
         if reply is None:
-            return 0
+            return 0, 0.0
         if tries:
             samples.retried_s += time.monotonic() - began
         ns = int(reply["ns"])
         tries.append((float(reply["waited"]) / max(1, ns), ns))
-        if tries[-1][0] <= method.disturbed_share:
-            return ns
-        if samples.retried_s > method.retry_budget_s:
+        if tries[-1][0] <= method.disturbed_share or samples.retried_s > method.retry_budget_s:
             break
-    samples.disturbed[name] = samples.disturbed.get(name, 0) + 1
-    return min(tries)[1]
+    share, ns = min(tries)
+    return ns, share
 
 
 def _timed_call(
@@ -150,7 +154,14 @@ def _timed_call(
     return reply
 
 
-def spread_ms(ns: list[int]) -> tuple[float, float, float]:
+def clean_rounds(*disturbed: Sequence[bool]) -> list[int]:
+    """The rounds in which none of these engines was disturbed; all, where fewer than FEWEST."""
+    every = range(min(map(len, disturbed)))
+    clean = [i for i in every if not any(flags[i] for flags in disturbed)]
+    return clean if len(clean) >= FEWEST else list(every)
+
+
+def spread_ms(ns: Sequence[int]) -> tuple[float, float, float]:
     """(median, lower quartile, upper quartile) in milliseconds."""
     low, median, high = np.quantile(np.asarray(ns, float) / 1e6, [0.25, 0.5, 0.75])
     return float(median), float(low), float(high)

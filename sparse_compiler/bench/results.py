@@ -11,6 +11,8 @@ from typing import Any
 from sparse_compiler.errors import InputError
 
 from .case import Case
+from .measure import clean_rounds
+from .stats import Ratio, paired_ratio
 
 SCHEMA = 1
 
@@ -22,6 +24,7 @@ class Row:
     status: "ok", or why there is no figure: "missing", "unsupported", "wrong", "failed",
     "crashed", "timeout", "interrupted"; reason says more. Times in ms and s, memory in bytes,
     ratio = baseline's time ÷ this one's (median of the rounds' ratios) with its 95 % interval.
+    Rounds in which something else took the cores are left out while five clean ones are there.
     """
 
     case: Case
@@ -48,6 +51,7 @@ class Row:
     idle_share: float | None = None
     disturbed_share: float | None = None
     samples_ns: tuple[int, ...] = ()
+    disturbed: tuple[bool, ...] = ()
 
     @property
     def counts(self) -> bool:
@@ -97,7 +101,16 @@ class Results:
 
 def _row(data: dict[str, Any]) -> Row:
     case, samples = Case(**data.pop("case")), tuple(data.pop("samples_ns"))
-    return Row(case=case, samples_ns=samples, **data)
+    disturbed = tuple(data.pop("disturbed"))
+    return Row(case=case, samples_ns=samples, disturbed=disturbed, **data)
+
+
+def ratio_between(baseline: Row, other: Row) -> Ratio:
+    """baseline's time ÷ other's, round by round, over rounds in which neither was disturbed."""
+    rounds = clean_rounds(baseline.disturbed, other.disturbed)
+    return paired_ratio(
+        [baseline.samples_ns[i] for i in rounds], [other.samples_ns[i] for i in rounds]
+    )
 
 
 def interrupted(rows: Iterable[Row]) -> list[Row]:

@@ -24,10 +24,17 @@ from .case import Case
 from .engine import Engine
 from .host import Worker, WorkerError
 from .machine import describe_machine
-from .measure import Method, Samples, machine_to_itself, run_rounds, spread_ms
-from .results import Results, Row, interrupted
+from .measure import (
+    Method,
+    Samples,
+    clean_rounds,
+    machine_to_itself,
+    run_rounds,
+    spread_ms,
+)
+from .results import Results, Row, interrupted, ratio_between
 from .roofline import Roofs, shares
-from .stats import paired_ratio, relative_error
+from .stats import relative_error
 
 OVERHEAD_CASE = Case("call-overhead")
 OVERHEAD_CALLS = 500
@@ -51,6 +58,7 @@ class Bench:
     overhead: bool = True
     warm: bool = True
     roofs: Roofs | None = None
+    stage: str = ""
     progress: Progress = lambda text, rows: None
     checkpoint: Callable[[Results], None] = lambda results: None
 
@@ -79,6 +87,8 @@ class _CaseRun:
             median_ms=None,
             low_ms=None,
             high_ms=None,
+            samples_ns=(),
+            disturbed=(),
         )
 
 
@@ -100,7 +110,8 @@ def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
         try:
             if bench.overhead:
                 overheads = _overheads(bench, Path(scratch), cases[0].threads)
-            for case in cases:
+            for at, case in enumerate(cases):
+                bench = replace(bench, stage=f"case {at + 1} of {len(cases)}, ")
                 state = _CaseRun(case, _fresh(Path(scratch) / case.key))
                 try:
                     _run_case(bench, state, results.rows)
@@ -108,7 +119,7 @@ def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
                     _finish(bench, state, overheads)
                     results = _with_case(results, state)
                 shutil.rmtree(state.folder)
-                bench.progress(f"{case.key}: done", results.rows)
+                bench.progress(f"{bench.stage}{case.key}: done", results.rows)
                 bench.checkpoint(replace(results, partial=case is not cases[-1]))
         except KeyboardInterrupt:
             return replace(results, partial=True)
@@ -155,7 +166,7 @@ def _run_case(bench: Bench, state: _CaseRun, finished: Sequence[Row]) -> None:
         state.rows[engine.name] = Row(state.case, engine.name, dense=engine.dense)
 
     def show(text: str) -> None:
-        bench.progress(f"{state.case.key}: {text}", [*finished, *state.rows.values()])
+        bench.progress(f"{bench.stage}{state.case.key}: {text}", [*finished, *state.rows.values()])
 
     show("building the model")
     _build_case(bench, state)
@@ -281,7 +292,8 @@ def _fill_times(bench: Bench, state: _CaseRun) -> None:
     timed = {n: ns for n, ns in state.samples.ns.items() if ns and n not in failed}
     for name, ns in timed.items():
         if state.rows[name].status == "ok":
-            median, low, high = spread_ms(ns)
+            disturbed = state.samples.disturbed[name]
+            median, low, high = spread_ms([ns[i] for i in clean_rounds(disturbed)])
             idle = float(np.median(state.samples.idle[name]))
             state.update(
                 name,
@@ -289,7 +301,9 @@ def _fill_times(bench: Bench, state: _CaseRun) -> None:
                 low_ms=low,
                 high_ms=high,
                 idle_share=idle,
-                disturbed_share=state.samples.disturbed.get(name, 0) / len(ns),
+                disturbed_share=sum(disturbed) / len(ns),
+                samples_ns=tuple(ns),
+                disturbed=tuple(disturbed),
             )
 
 
@@ -303,10 +317,9 @@ def _finish(bench: Bench, state: _CaseRun, overheads: dict[str, float]) -> None:
         default="",
     )
     for name, row in counting.items():
-        ns = state.samples.ns[name]
-        state.update(name, samples_ns=tuple(ns), overhead_us=overheads.get(name))
+        state.update(name, overhead_us=overheads.get(name))
         if base in counting:
-            ratio = paired_ratio(state.samples.ns[base], ns)
+            ratio = ratio_between(counting[base], row)
             state.update(
                 name,
                 baseline=base,

@@ -40,6 +40,7 @@ class Executor:
         self._runners: dict[tuple[torch.Size, ...], Runner] = {}
         known = set(graph.symbols)
         steps = [s.node for s in program.steps if isinstance(s, TorchStep)]
+        self.params = {value.name for value in graph.params}
         self._data_dependent = any(symbols_in(node.type) - known for node in steps)
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
@@ -115,6 +116,12 @@ class _Writer:
             self.names[value] = self.constant(self.executor.values[value])
         return self.names[value]
 
+    def result(self, value: str) -> str:
+        """As `read`; a copy of what was computed from weights, since the caller may write to it."""
+        name = self.read(value)
+        computed = value in self.executor.values and value not in self.executor.params
+        return f"{name}.clone()" if computed else name
+
     def define(self, value: str) -> str:
         """A new variable for a graph value."""
         self.names[value] = f"v{len(self.names)}"
@@ -164,7 +171,7 @@ def _straight_line(executor: Executor, symbols: Mapping[str, int]) -> Runner:
         dead = [writer.names[name] for name in last.get(i, ()) if name in writer.names]
         if dead:
             writer.lines.append(f"del {', '.join(dead)}")
-    results = "".join(f"{writer.read(name)}, " for name in _results(executor.program))
+    results = "".join(f"{writer.result(name)}, " for name in _results(executor.program))
     writer.lines.append(f"return ({results})")
     source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)
     exec(compile(source, "<sparse_compiler program>", "exec"), writer.space)

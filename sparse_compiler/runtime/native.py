@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..codegen.cpu.build import Toolchain, build, load_library, support_source
-from ..codegen.cpu.source import chunk_columns, print_segment
+from ..codegen.cpu.source import print_segment
 from ..codegen.program import LinearCall, Segment
 from ..errors import CodegenError, InputError
 from ..ir.interpret import bind_shape, dim_values
@@ -117,6 +117,9 @@ class NativeSegment:
         self._size = self._library.sc_arena_floats
         self._size.restype = ctypes.c_int64
         self._size.argtypes = [_POINTERS, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        self._columns = self._library.sc_chunk_columns
+        self._columns.restype = ctypes.c_int64
+        self._columns.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
         self._run = self._library.sc_run
         self._run.restype = None
         self._run.argtypes = [
@@ -143,7 +146,8 @@ class NativeSegment:
         hints: expected sizes of symbols, for the choice of tiles.
         """
         segment = self.segment
-        columns = chunk_columns(evaluate(segment.samples, hints), evaluate(segment.unit, hints))
+        sizes = (evaluate(segment.samples, hints), evaluate(segment.unit, hints))
+        columns = self._columns(*(max(1, size) for size in sizes), torch.get_num_threads())
         blobs = []
         for name, type_ in self.segment.weights:
             value = values[name].detach()

@@ -80,11 +80,17 @@ class Pipeline:
         self.lowered: Lowered
         self.segments: list[NativeSegment]
         self.executor: Executor
+        self._stale = True
         self.refresh()
 
     def refresh(self) -> None:
-        """Compiles for the weights as they are now."""
+        """Compiles for the weights as they are now.
+
+        Raises `InputError` where they no longer fit the graph: other shapes, ties undone.
+        """
+        self._stale = True  # until the end: a failure must not leave the old weights in use
         self.weights.mark()
+        self.weights.check(self.graph)
         self.lowered = lower_graph(
             self.graph, self.weights, self.options, self.hints, self.sample, self.refusal
         )
@@ -97,10 +103,11 @@ class Pipeline:
         for segment in self.segments:
             segment.load_weights(values, self.lowered.context.hints)
         self.executor = Executor(self.graph, program, self.segments, values)
+        self._stale = False
 
     def refresh_if_changed(self) -> None:
         """Compiles again if a weight was replaced or written to."""
-        if self.weights.changed() or not self.weights.trackable:
+        if self._stale or self.weights.changed() or not self.weights.trackable:
             self.refresh()
 
 

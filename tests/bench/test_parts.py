@@ -22,11 +22,11 @@ from sparse_compiler.bench.engines import deepsparse
 from sparse_compiler.bench.host import WorkerError
 from sparse_compiler.bench.machine import cpu_info
 from sparse_compiler.bench.markdown import write_page
-from sparse_compiler.bench.measure import Method
+from sparse_compiler.bench.measure import Method, clean_rounds
 from sparse_compiler.bench.models import MODELS, calibrate_batch_norms
 from sparse_compiler.bench.plot import _STYLES, plot_results
 from sparse_compiler.bench.reference import prune, pruned_layers
-from sparse_compiler.bench.results import Results, Row, interrupted
+from sparse_compiler.bench.results import Results, Row, interrupted, ratio_between
 from sparse_compiler.bench.roofline import measure_roofs, shares
 from sparse_compiler.bench.stats import paired_ratio, relative_error
 from sparse_compiler.bench.suites import SUITES, suite_cases
@@ -66,6 +66,7 @@ def timed(engine: str, sparsity: float, ns: list[int], base: list[int]) -> Row:
         ratio_low=ratio.low,
         ratio_high=ratio.high,
         samples_ns=tuple(ns),
+        disturbed=(False,) * len(ns),
     )
 
 
@@ -89,6 +90,20 @@ def test_bootstrap_interval_covers_as_often_as_it_says() -> None:
         ratio = paired_ratio(list(a), list(b), seed=trial)
         hits += ratio.low <= 2.0 <= ratio.high
     assert 180 <= hits <= 200  # 95 % of 200, three standard deviations either way
+
+
+def test_disturbed_rounds_are_left_out_while_enough_are_clean() -> None:
+    assert clean_rounds([False, True, False] * 3, [False] * 9) == [0, 2, 3, 5, 6, 8]
+    assert clean_rounds([True, True, False], [False] * 3) == [0, 1, 2]
+    slow, fast = (
+        replace(timed(name, 0.0, ns, ns), disturbed=flags)
+        for name, ns, flags in (
+            ("slow", [4, 4, 4, 4, 4, 400], (False,) * 6),
+            ("fast", [900, 2, 2, 2, 2, 2], (True, *(False,) * 5)),
+        )
+    )
+    assert ratio_between(slow, fast).median == 2.0
+    assert ratio_between(slow, fast).low == 2.0
 
 
 def test_rounds_in_common_are_what_is_compared() -> None:

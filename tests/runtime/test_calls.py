@@ -15,11 +15,11 @@ from tests.runtime.nets import NATIVE, agrees, check, compiled, mlp
 pytestmark = pytest.mark.usefixtures("cached_kernels")
 
 X = torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
-BATCH = torch.export.Dim("batch", min=0, max=512)
+BATCH = torch.export.Dim("batch", min=0, max=512)  # a plain DYNAMIC starts at 2
 
 
 def dynamic(model: nn.Module, x: torch.Tensor = X) -> sc.Compiled:
-    return compiled(model, x, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    return compiled(model, x, dynamic_shapes=({0: BATCH},))
 
 
 def test_dynamic_batch() -> None:
@@ -53,14 +53,14 @@ def test_strided_inputs() -> None:
     [
         ((X.double(),), r"input %input is torch.float64 on cpu\n  why: .*torch.float32 on cpu\n  fix"),
         ((X.int(),), "torch.int32"),
-        ((X[:5],), r"wrong shape\n  why: dimension 0 is 5 where 9 is expected"),
+        ((X[:5],), r"wrong shape\n  why: dimension 0 is 5 where 9"),
         ((X[None],), "3 dimensions where 2 are expected"),
         ((torch.randn(9, 25),), "dimension 1 is 25 where 24"),
-        ((X, X), "another structure.*\n  why: 2 positional.*\n  fix: call with"),
+        ((X, X), r"another structure.*\n  why: 2 positional(.|\n)*\n  fix: call with"),
         (((X,),), "another structure"),
         ((), "another structure"),
         (([[1.0]],), "another structure"),
-        ((None,), "NoneType|another structure"),
+        ((None,), "is a NoneType, no tensor|another structure"),
         ((3,), "is a int, no tensor"),
     ],
     ids=["f64", "int", "batch", "rank", "width", "two", "tuple", "none", "list", "None", "number"],
