@@ -26,6 +26,10 @@ struct Attention {
   // vectors from query 0 on. A query that sees no key gets zeros, as torch's attention gives.
   const float* mask;
   int64_t mask_b, mask_h, mask_k, mask_q;
+  // Where threads hold tokens of one sample each: these queries are query0, query0 + 1, ... of it,
+  // and key j is column j % part of the planes that lie j / part * part_stride floats after k and v.
+  // part = 0: all keys lie in one piece.
+  int64_t query0 = 0, part = 0, part_stride = 0;
 };
 
 // kAttentionRows x kAttentionPanel accumulators, kAttentionPanel operands and a broadcast fit.
@@ -156,9 +160,16 @@ struct AttentionGroup {
     }
   }
   void pack_keys(int64_t key, int64_t keys) const {
-    const int64_t kv = h / a.group, col = b * a.sk + key;
-    pack(a.k + kv * a.k_head * a.ldk + col, a.k_feature * a.ldk, a.d, keys, k);
-    pack(a.v + kv * a.v_head * a.ldv + col, a.v_feature * a.ldv, a.dv, keys, v);
+    const float* from_k = a.k + h / a.group * a.k_head * a.ldk + b * a.sk;
+    const float* from_v = a.v + h / a.group * a.v_head * a.ldv + b * a.sk;
+    const int64_t part = a.part ? a.part : a.sk;
+    for (int64_t done = 0, count; done < keys; done += count) {
+      const int64_t piece = (key + done) / part, column = (key + done) % part;
+      const int64_t at = piece * a.part_stride + column;
+      count = keys - done < part - column ? keys - done : part - column;
+      pack(from_k + at, a.k_feature * a.ldk, a.d, count, k + done);
+      pack(from_v + at, a.v_feature * a.ldv, a.dv, count, v + done);
+    }
   }
 
   // Adds the mask, hides keys after the query, and takes the maximum anew.
@@ -176,7 +187,8 @@ struct AttentionGroup {
         if (a.mask)
           x += a.mask_q ? load(m + i * a.mask_k + j * W) : splat(m[i * a.mask_k]);
         if (a.causal)
-          x = select(lane >= splat_int(int32_t(key + i - query - j * W)), x, splat(-kInfinity));
+          x = select(lane >= splat_int(int32_t(key + i - a.query0 - query - j * W)), x,
+                     splat(-kInfinity));
         store(s, x);
         block_top[j] = max_right(x, block_top[j]);
       }
@@ -208,7 +220,7 @@ struct AttentionGroup {
   // One panel of queries against one block of packed keys.
   template <int N>
   void attend(int64_t vector, int64_t key, int64_t keys) const {
-    const int64_t query = first_query + vector * W;
+    const int64_t query = a.query0 + first_query + vector * W;
     if (a.causal && key > query + N * W - 1) return;
     if (a.causal && keys > query + N * W - key) keys = query + N * W - key;
     V block_top[N], decay[N], shift[N], total[N] = {};
@@ -271,7 +283,7 @@ struct AttentionGroup {
 
   void run(int64_t count) const {
     panels(count, [&](int64_t i, auto n) { load_queries<n()>(i); });
-    const int64_t past = first_query + count * W;
+    const int64_t past = a.query0 + first_query + count * W;
     const int64_t visible = a.causal && past < a.sk ? past : a.sk;
     if (visible <= 0) __builtin_memset(o, 0, sizeof(float) * a.dv * count * W);
     // Blocks of equal length rather than a short last one.

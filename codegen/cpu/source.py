@@ -118,12 +118,12 @@ class _Printer:
 
     def load(self, call: Load) -> str:
         rows = call.to.rows
-        source = f"static_cast<const float*>(in[{call.source}]) + first * unit * {rows}"
+        source = f"static_cast<const float*>(in[{call.source}]) + begin * {rows}"
         return f"rows_to_planes(team, {source}, {rows}, n, {rows}, {self.planes(call.to)}, ld);"
 
     def store(self, call: Store) -> str:
         rows = call.planes.rows
-        target = f"static_cast<float*>(out[{call.target}]) + first * unit * {rows}"
+        target = f"static_cast<float*>(out[{call.target}]) + begin * {rows}"
         return f"planes_to_rows(team, {self.planes(call.planes)}, ld, n, {rows}, {target}, {rows});"
 
     def linear(self, call: LinearCall) -> str:
@@ -150,12 +150,16 @@ class _Printer:
         mask = "nullptr, 0, 0, 0, 0"
         if call.mask is not None:
             mask = f"mask{call.mask}, {', '.join(_mask_strides(self.segment.masks[call.mask]))}"
-        pointers = ", ".join(self.planes(p) for p in (call.q, call.k, call.v, call.to))
+        q, to = self.planes(call.q), self.planes(call.to)
+        k, v = (f"keys + {p.first} * ld" for p in (call.k, call.v))
         return (
-            f"attention(team, Attention{{{pointers}, ld, ld, ld, ld, {heads}, 1, 1, 1, 1, "
-            f"samples_here, {call.heads}, {call.group}, unit, unit, {call.head_size}, "
+            "all.sync();\n"
+            f"      attention(team, Attention{{{q}, {k}, {v}, {to}, ld, ld, ld, ld, {heads}, "
+            f"1, 1, 1, 1, here, {call.heads}, {call.group}, queries, unit, {call.head_size}, "
             f"{call.value_size}, {float_literal(call.scale)}, "
-            f"{'true' if call.causal else 'false'}, {mask}}}, scratch);"
+            f"{'true' if call.causal else 'false'}, {mask}, "
+            "start, split ? chunks.queries : 0, chunk_floats}, scratch);\n"
+            "      all.sync();"
         )
 
     # --- frame ----------------------------------------------------------------------------------
@@ -177,7 +181,8 @@ class _Printer:
         lines += [
             "s.scratch = lines(s.scratch);",
             *(f"s.mask += {_mask_floats(mask)};" for mask in self.segment.masks),
-            "s.total = (chunks.alone ? threads : 1) * (kRows * chunks.ld + s.mask);",
+            "const bool apart = chunks.sharing != Sharing::together;",
+            "s.total = (apart ? threads : 1) * (kRows * chunks.ld + s.mask);",
             "s.total += threads * s.scratch;",
         ]
         text = "".join(f"  {line}\n" for line in lines)
@@ -198,38 +203,50 @@ class _Printer:
 _RUN = """
 // Columns of a chunk, for the choice of tiles when weights are packed.
 extern "C" int64_t sc_chunk_columns(int64_t samples, int64_t unit, int threads) {
-  return min64(samples, Chunks(samples, unit, threads).per) * unit;
+  const Chunks chunks(samples, unit, threads);
+  return min64(samples, chunks.per) * chunks.queries;
 }
 
-// Floats of 64-byte aligned memory that sc_run needs for these sizes.
+// Floats of 64-byte aligned memory that sc_run needs for these sizes, also where OpenMP gives it
+// fewer threads than it asks for.
 extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
                                    int threads) {
-  return sizes(Chunks(samples, unit, threads), weight, unit, threads).total;
+  int64_t most = 0;
+  for (int size = 1; size <= threads; size++) {
+    const int64_t total = sizes(Chunks(samples, unit, size), weight, unit, size).total;
+    most = total > most ? total : most;
+  }
+  return most;
 }
 
 // in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
 extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
                        float* memory, int64_t samples, int64_t unit, int threads) {
-  const Chunks chunks(samples, unit, threads);
-  const Sizes s = sizes(chunks, weight, unit, threads);
-  const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
   const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
   Barrier shared;
 #pragma omp parallel num_threads(threads)
   {
     const int id = omp_get_thread_num(), size = omp_get_num_threads();
+    const Chunks chunks(samples, unit, size);
+    const bool alone = chunks.sharing == Sharing::alone, split = chunks.sharing == Sharing::split;
+    const Sizes s = sizes(chunks, weight, unit, size);
     Barrier own;
-    Team team = chunks.alone ? Team(0, 1, &own) : Team(id, size, &shared);
+    Team team = alone || split ? Team(0, 1, &own) : Team(id, size, &shared);
+    Team all = split ? Team(id, size, &shared) : Team(0, 1, &own);  // meets around attention
+    const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
     float* const scratch = memory + id * s.scratch;
-    float* const arena =
-        memory + threads * s.scratch + (chunks.alone ? id * chunk_floats : 0);
-@MASKS@    const int64_t step = chunks.alone ? size * chunks.per : chunks.per;
-    for (int64_t first = chunks.alone ? id * chunks.per : 0; first < samples; first += step) {
-      const int64_t samples_here = min64(chunks.per, samples - first);
-      const int64_t n = samples_here * unit;
+    float* const planes = memory + size * s.scratch;
+    float* const arena = planes + (alone || split ? id * chunk_floats : 0);
+    const float* const keys = split ? planes : arena;
+    const int64_t start = split ? id * chunks.queries : 0;  // in the columns of a sample
+    const int64_t queries = split ? min64(chunks.queries, unit - start) : unit;
+@MASKS@    for (int64_t first = alone ? id * chunks.per : 0; first < samples;
+         first += alone ? size * chunks.per : chunks.per) {
+      const int64_t here = min64(chunks.per, samples - first);
+      const int64_t n = here * queries, begin = first * unit + start;
 @LOADS@@BODY@      team.sync();
     }
-    (void)scratch, (void)vector, (void)in, (void)out;
+    (void)scratch, (void)vector, (void)in, (void)out, (void)all, (void)keys;
   }
 }
 """
@@ -266,17 +283,20 @@ def _functor_text(
 
 def _mask_floats(mask: MaskInput) -> str:
     samples = "chunks.per" if mask.full[0] else "1"
-    rows = "unit" if mask.full[2] else "1"
-    return f"{samples} * {mask.heads} * {rows} * lines(unit)"
+    return f"{samples} * {mask.heads} * {_head_floats(mask)}"
+
+
+def _head_floats(mask: MaskInput) -> str:
+    """Keys down the rows, this thread's queries in them; or one row of keys for all queries."""
+    return "unit * lines(chunks.queries)" if mask.full[2] else "lines(unit)"
 
 
 def _mask_strides(mask: MaskInput) -> list[str]:
     """mask_b, mask_h, mask_k, mask_q of the kernel."""
-    per_head = "unit * lines(unit)" if mask.full[2] else "lines(unit)"
     return [
-        f"{mask.heads} * {per_head}" if mask.full[0] else "0",
-        per_head if mask.full[1] else "0",
-        "lines(unit)" if mask.full[2] else "1",
+        f"{mask.heads} * {_head_floats(mask)}" if mask.full[0] else "0",
+        _head_floats(mask) if mask.full[1] else "0",
+        "lines(chunks.queries)" if mask.full[2] else "1",
         "1" if mask.full[2] else "0",
     ]
 
@@ -287,16 +307,18 @@ def _mask_load(index: int, mask: MaskInput) -> str:
     if mask.dtype not in kinds:
         raise CodegenError(f"an attention mask of {mask.dtype}")
     ctype, convert = kinds[mask.dtype]
-    samples = "samples_here" if mask.full[0] else "1"
-    queries = "unit" if mask.full[2] else "1"
-    head = f"{queries} * unit"
-    start = f" + first * {mask.heads} * {head}" if mask.full[0] else ""
+    samples = "here" if mask.full[0] else "1"
+    head = "unit * unit" if mask.full[2] else "unit"
+    source = f"static_cast<const {ctype}*>(in[{mask.source}])"
+    source += f" + first * {mask.heads} * {head}" if mask.full[0] else ""
     if mask.full[2]:
+        source += " + start * unit"
         strided = f"{{{samples}, {mask.heads}, unit}}, {{{mask.heads} * {head}, {head}, 1}}, unit"
+        columns, ld = "queries", "lines(chunks.queries)"
     else:
         strided = f"{{1, {samples}, {mask.heads}}}, {{0, {mask.heads} * {head}, {head}}}, 1"
+        columns, ld = "unit", "lines(unit)"
     return (
-        f"      strided_to_planes<{ctype}, {convert}>(team, static_cast<const {ctype}*>"
-        f"(in[{mask.source}]){start},\n          Strided{{{strided}}}, unit, mask{index}, "
-        f"lines(unit));\n"
+        f"      strided_to_planes<{ctype}, {convert}>(team, {source},\n"
+        f"          Strided{{{strided}}}, {columns}, mask{index}, {ld});\n"
     )

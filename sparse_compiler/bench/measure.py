@@ -7,7 +7,9 @@ recorded, so an engine whose idle threads spin into another's time shows in its 
 from __future__ import annotations
 
 import fcntl
+import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,13 +25,17 @@ from .machine import busy_jiffies
 FEWEST = 5
 
 
+def _lock_path() -> str:
+    return str(Path(tempfile.gettempdir()) / f"sparse-compiler-bench-{os.getuid()}.lock")
+
+
 @dataclass(frozen=True)
 class Method:
     """How times are taken. Limits in seconds; tolerance as relative error (max|a−b| ÷ max|b|).
 
     A call is disturbed when its threads waited for a core for more than disturbed_share of its
     time, because something else ran there; it is timed again, up to `retries` times and while
-    the case's retry budget lasts. lock_s: the lock is passed on to others after so long.
+    the engine's budget for it lasts (in each case). lock_s: the lock is passed on after so long.
     """
 
     rounds: int = 25
@@ -38,10 +44,10 @@ class Method:
     tolerance: float = 1e-3
     prepare_limit_s: float = 900.0
     run_limit_s: float = 60.0
-    lock: str = "/tmp/sparse-compiler-bench.lock"
+    lock: str = field(default_factory=_lock_path)
     lock_s: float = 30.0
     retries: int = 4
-    retry_budget_s: float = 30.0
+    retry_budget_s: float = 12.0
     disturbed_share: float = 0.05
 
 
@@ -59,7 +65,7 @@ class Samples:
     idle: dict[str, list[float]] = field(default_factory=dict)
     failed: dict[str, WorkerError] = field(default_factory=dict)
     disturbed: dict[str, list[bool]] = field(default_factory=dict)
-    retried_s: float = 0.0
+    retried_s: dict[str, float] = field(default_factory=dict)
     busy: int = 0
     ticks: int = 0
 
@@ -97,6 +103,7 @@ def run_rounds(
     for name in order:
         samples.ns.setdefault(name, [])
         samples.disturbed.setdefault(name, [])
+        samples.retried_s.setdefault(name, 0.0)
         samples.idle.setdefault(name, [])
     done = 0
     while done < method.rounds and order:
@@ -127,10 +134,13 @@ def _attempt(name: str, worker: Worker, method: Method, samples: Samples) -> tup
         if reply is None:
             return 0, 0.0
         if tries:
-            samples.retried_s += time.monotonic() - began
+            samples.retried_s[name] += time.monotonic() - began
         ns = int(reply["ns"])
         tries.append((float(reply["waited"]) / max(1, ns), ns))
-        if tries[-1][0] <= method.disturbed_share or samples.retried_s > method.retry_budget_s:
+        if (
+            tries[-1][0] <= method.disturbed_share
+            or samples.retried_s[name] > method.retry_budget_s
+        ):
             break
     share, ns = min(tries)
     return ns, share

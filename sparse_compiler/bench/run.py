@@ -48,7 +48,7 @@ class Bench:
     """One run's settings. baseline: an engine's name, or "" for the fastest dense engine.
 
     cache: where engines that make environments keep them. overhead and warm say whether call
-    overhead and warm compile times are measured.
+    overhead and warm compile times are measured. stage: stands before what `progress` is told.
     """
 
     engines: Sequence[Engine]

@@ -9,6 +9,7 @@ from ..analysis.sparsity import SparsityFacts
 from ..codegen.program import TorchStep
 from ..ir.expr import functions_of, parse_expr
 from ..ir.graph import Graph, Node
+from ..ir.refusal import No
 from ..ops.linear import Linear
 from ..ops.torch_call import TorchCall
 from ..passes.base import TORCH, Context
@@ -140,7 +141,7 @@ def _entry(lowered: Lowered, node: Node, weight: str) -> LayerEntry:
         for c in context.candidates.get(node.name, ())
     )
     return LayerEntry(
-        name=module_name(source),
+        name=module_name(graph, source),
         op=node.op.target if isinstance(node.op, TorchCall) else node.op.name,
         pattern=facts.pattern if facts else "unknown",
         density=facts.density if facts else 1.0,
@@ -164,12 +165,16 @@ def weight_source(graph: Graph, weight: str) -> str:
     return weight
 
 
-def module_name(weight: str) -> str:
-    """`encoder.fc1.weight` -> `encoder.fc1`."""
-    for suffix in (".weight_orig", ".weight", ".parametrizations"):
-        if suffix in weight:
-            return weight.split(suffix)[0]
-    return weight
+def module_name(graph: Graph, value: str) -> str:
+    """Path of the module that holds a weight-time value's parameter: `encoder.fc1`."""
+    while value in graph.producers and graph.producers[value].inputs:
+        value = graph.producers[value].inputs[0]
+    path = value.split(".")
+    for i, part in enumerate(path):
+        last = i == len(path) - 1
+        if part == "parametrizations" or (last and part.startswith("weight")):
+            return ".".join(path[:i]) or value
+    return value
 
 
 def _fused(node: Node) -> tuple[str, ...]:
@@ -192,7 +197,8 @@ def _reason(
     useful = [r for r in refusals if r.code not in ("not_packed", "outside_region", "packed")]
     if useful:
         return str(useful[-1])
-    return str(refusals[-1]) if refusals else None
+    left_out = No("passes_left_out", "options stopped the compiler before it reached this layer")
+    return str(refusals[-1] if refusals else left_out)
 
 
 def _gain(context: Context, name: str, format_: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Lowering: random graphs keep their numbers, waits stand where threads could meet, text is exact."""
+"""Lowering: random graphs keep their numbers; waits stand where threads could meet."""
 
 from hypothesis import HealthCheck, given, settings
 
@@ -13,10 +13,8 @@ from sparse_compiler.options import Options
 from sparse_compiler.passes.base import Context
 from sparse_compiler.passes.compare import mismatch
 from sparse_compiler.passes.pipeline import run_passes
-
 from tests.codegen.random_graphs import RandomGraph, random_graphs
 from tests.codegen.replay import replay
-
 
 
 def laid_out(case: RandomGraph) -> Graph:

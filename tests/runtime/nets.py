@@ -8,8 +8,8 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 import sparse_compiler as sc
-from sparse_compiler.passes.compare import mismatch
 from sparse_compiler.compiled import Compiled
+from sparse_compiler.passes.compare import mismatch
 
 NATIVE = {"force_native": True}
 

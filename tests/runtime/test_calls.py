@@ -51,7 +51,10 @@ def test_strided_inputs() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ((X.double(),), r"input %input is torch.float64 on cpu\n  why: .*torch.float32 on cpu\n  fix"),
+        (
+            (X.double(),),
+            r"input %input is torch.float64 on cpu\n  why: .*torch.float32 on cpu\n  fix",
+        ),
         ((X.int(),), "torch.int32"),
         ((X[:5],), r"wrong shape\n  why: dimension 0 is 5 where 9"),
         ((X[None],), "3 dimensions where 2 are expected"),

@@ -173,7 +173,7 @@ def test_tied_weights_and_layers_used_twice() -> None:
     agrees(fast, model, X)
     model.first.weight = nn.Parameter(torch.randn(24, 24) / 5, requires_grad=False)
     for _ in range(2):  # only one name is replaced: they are tied no more
-        with pytest.raises(InputError, match="second.weight and first.weight are two now"):
+        with pytest.raises(InputError, match=r"second\.weight and first\.weight are two now"):
             fast(X)
     model.second.weight = model.first.weight
     agrees(fast, model, X)

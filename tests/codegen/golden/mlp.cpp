@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include "attention.h"
+#include "chunks.h"
 #include "linear.h"
 #include "norm.h"
 #include "pointwise.h"
@@ -12,8 +13,7 @@ namespace {
 
 using namespace sc;
 
-constexpr int64_t kRows = 81;  // planes of the arena
-constexpr int64_t kChunkColumns = 256;
+constexpr int64_t kRows = 81;  // planes of a chunk
 
 struct F0 {  // gelu(add(x0, x1))
   const float* p1;
@@ -36,58 +36,70 @@ struct F1 {  // add(x1, x0)
 };
 
 struct Sizes {
-  int64_t per;      // samples of a chunk
-  int64_t ld;       // floats between planes: an odd number of cache lines, no power of two
   int64_t scratch;  // floats of each thread
-  int64_t mask;     // floats before the first mask
-  int64_t total;    // floats of the arena
+  int64_t mask;     // floats of the masks of a chunk
+  int64_t total;    // floats of memory: planes and masks of each chunk in flight, then scratch
 };
 
-SC_INLINE int64_t lines(int64_t floats) { return (floats + 15) / 16 * 16; }
-
-Sizes sizes(const void* const* weight, int64_t samples, int64_t unit, int threads) {
+Sizes sizes(const Chunks& chunks, const void* const* weight, int64_t unit, int threads) {
   Sizes s{};
-  int64_t per = kChunkColumns / unit;
-  if (per < 1) per = 1;
-  const int64_t chunks = (samples + per - 1) / per;
-  per = (samples + chunks - 1) / chunks;
-  s.per = unit == 1 ? lines(per) : per;
-  s.ld = (lines(s.per * unit) / 16 | 1) * 16;
-  s.scratch = 0;
   const auto widen = [](int64_t& a, int64_t b) { a = a > b ? a : b; };
   widen(s.scratch, linear_scratch_floats(weight[1]));
   widen(s.scratch, linear_scratch_floats(weight[2]));
   s.scratch = lines(s.scratch);
-  s.mask = kRows * s.ld + threads * s.scratch;
-  s.total = s.mask;
+  const bool apart = chunks.sharing != Sharing::together;
+  s.total = (apart ? threads : 1) * (kRows * chunks.ld + s.mask);
+  s.total += threads * s.scratch;
   return s;
 }
 
 }  // namespace
 
-// Floats of 64-byte aligned memory that sc_run needs for these sizes.
+// Columns of a chunk, for the choice of tiles when weights are packed.
+extern "C" int64_t sc_chunk_columns(int64_t samples, int64_t unit, int threads) {
+  const Chunks chunks(samples, unit, threads);
+  return min64(samples, chunks.per) * chunks.queries;
+}
+
+// Floats of 64-byte aligned memory that sc_run needs for these sizes, also where OpenMP gives it
+// fewer threads than it asks for.
 extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
                                    int threads) {
-  return sizes(weight, samples, unit, threads).total;
+  int64_t most = 0;
+  for (int size = 1; size <= threads; size++) {
+    const int64_t total = sizes(Chunks(samples, unit, size), weight, unit, size).total;
+    most = total > most ? total : most;
+  }
+  return most;
 }
 
 // in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
 extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
                        float* memory, int64_t samples, int64_t unit, int threads) {
-  const Sizes s = sizes(weight, samples, unit, threads);
-  Barrier barrier;
+  const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
+  Barrier shared;
 #pragma omp parallel num_threads(threads)
   {
-    Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
-    const int64_t ld = s.ld;
-    float* const arena = memory;
-    float* const scratch = memory + kRows * ld + team.id * s.scratch;
-    const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
-    for (int64_t first = 0; first < samples; first += s.per) {
-      const int64_t samples_here = min64(s.per, samples - first);
-      const int64_t n = samples_here * unit;
+    const int id = omp_get_thread_num(), size = omp_get_num_threads();
+    const Chunks chunks(samples, unit, size);
+    const bool alone = chunks.sharing == Sharing::alone, split = chunks.sharing == Sharing::split;
+    const Sizes s = sizes(chunks, weight, unit, size);
+    Barrier own;
+    Team team = alone || split ? Team(0, 1, &own) : Team(id, size, &shared);
+    Team all = split ? Team(id, size, &shared) : Team(0, 1, &own);  // meets around attention
+    const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
+    float* const scratch = memory + id * s.scratch;
+    float* const planes = memory + size * s.scratch;
+    float* const arena = planes + (alone || split ? id * chunk_floats : 0);
+    const float* const keys = split ? planes : arena;
+    const int64_t start = split ? id * chunks.queries : 0;  // in the columns of a sample
+    const int64_t queries = split ? min64(chunks.queries, unit - start) : unit;
+    for (int64_t first = alone ? id * chunks.per : 0; first < samples;
+         first += alone ? size * chunks.per : chunks.per) {
+      const int64_t here = min64(chunks.per, samples - first);
+      const int64_t n = here * queries, begin = first * unit + start;
       // %x.planes
-      rows_to_planes(team, static_cast<const float*>(in[0]) + first * unit * 24, 24, n, 24, arena, ld);
+      rows_to_planes(team, static_cast<const float*>(in[0]) + begin * 24, 24, n, 24, arena, ld);
       team.sync();
       // %a
       linear_dense(team, weight[1], arena, ld, arena + 24 * ld, ld, n, scratch, F0{vector(0), ld});
@@ -96,9 +108,9 @@ extern "C" void sc_run(const void* const* in, void* const* out, const void* cons
       linear_csr(team, weight[2], arena + 24 * ld, ld, arena + 57 * ld, ld, n, scratch, F1{arena, ld});
       team.sync();
       // %r.rows
-      planes_to_rows(team, arena + 57 * ld, ld, n, 24, static_cast<float*>(out[0]) + first * unit * 24, 24);
+      planes_to_rows(team, arena + 57 * ld, ld, n, 24, static_cast<float*>(out[0]) + begin * 24, 24);
       team.sync();
     }
-    (void)scratch, (void)vector, (void)in, (void)out;
+    (void)scratch, (void)vector, (void)in, (void)out, (void)all, (void)keys;
   }
 }

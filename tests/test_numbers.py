@@ -1,0 +1,131 @@
+"""End to end: every architecture, at every sparsity, gives the eager model's numbers.
+
+Relative error max|a-b| / max|b| of at most 1e-4 per tensor; shape, dtype and the places of
+non-finite values agree. One sparsity for each model by default; all of them under `slow`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+
+import sparse_compiler as sc
+from sparse_compiler.compiled import Compiled
+from sparse_compiler.ir.text import parse_graph
+from sparse_compiler.passes.compare import relative_error
+from tests.models import models
+
+TOLERANCE = 1e-4
+SPARSITIES = (0.0, 0.5, 0.9)
+MODELS = models()
+DEFAULT = {name: SPARSITIES[i % 3] for i, name in enumerate(MODELS)}
+NATIVE_EVERYWHERE = {"bert", "distilbert", "gpt2", "llama", "lstm", "mixer", "mlp", "vit"}
+
+pytestmark = [
+    pytest.mark.usefixtures("cached_kernels"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def compile_at(
+    name: str, sparsity: float, options: Mapping[str, Any]
+) -> tuple[Compiled, torch.nn.Module, tuple, dict]:
+    """A model pruned by magnitude, compiled; and the pruned model itself with its arguments."""
+    model, args, kwargs = MODELS[name]()
+    if sparsity:
+        model = sc.sparsify(model, sc.Magnitude(sparsity, min_weights=64))
+    return sc.compile(model, args, kwargs, options=options), model, args, kwargs
+
+
+def agree(got: Any, expected: Any) -> None:
+    """Same structure and dtypes; numbers within the tolerance."""
+    leaves, spec = pytree.tree_flatten(got)
+    wanted, wanted_spec = pytree.tree_flatten(expected)
+    assert spec == wanted_spec
+    for a, b in zip(leaves, wanted, strict=True):
+        if not isinstance(b, torch.Tensor):
+            assert a == b
+            continue
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert torch.equal(a.isfinite(), b.isfinite())
+        assert relative_error(a, b) <= TOLERANCE
+
+
+def check(name: str, sparsity: float, options: Mapping[str, Any]) -> Compiled:
+    fast, model, args, kwargs = compile_at(name, sparsity, options)
+    with torch.no_grad():
+        expected = model(*args, **kwargs)
+        agree(fast(*args, **kwargs), expected)
+        agree(fast(*args, **kwargs), expected)  # arenas and results are used again
+    return fast
+
+
+@pytest.mark.parametrize(("name", "sparsity"), DEFAULT.items())
+def test_natively(name: str, sparsity: float) -> None:
+    fast = check(name, sparsity, {"force_native": True})
+    if name in NATIVE_EVERYWHERE:
+        assert fast.pipeline.segments
+        assert any(layer.native for layer in sc.inspect(fast).layers)
+
+
+@pytest.mark.parametrize(("name", "sparsity"), list(DEFAULT.items())[::3])
+def test_by_the_cost_model(name: str, sparsity: float) -> None:
+    check(name, sparsity, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("name", MODELS)
+def test_all(name: str, sparsity: float, native: bool) -> None:
+    check(name, sparsity, {"force_native": native})
+
+
+def test_a_wide_layer_pays_without_force() -> None:
+    """What the cost model lets through is right, and says so."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(768, 3072), torch.nn.GELU()).eval()
+    model = sc.sparsify(model.requires_grad_(False), sc.Magnitude(0.95))
+    x = torch.randn(128, 768)
+    fast = sc.compile(model, (x,))
+    (layer,) = sc.inspect(fast).layers
+    assert layer.native
+    assert layer.format == "csr"
+    assert layer.gain is not None
+    assert layer.gain > 1
+    agree(fast(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_translation_validation_and_dumps(name: str, tmp_path: Path) -> None:
+    """verify=2 compares the numbers after each pass; the dump holds every stage as text."""
+    fast = check(name, 0.5, {"force_native": True, "verify": 2, "dump": tmp_path})
+    stages = sorted(tmp_path.glob("*.ir"))
+    assert next(p.name.split("-", 1)[1] for p in stages) == "input.ir"
+    assert len(stages) == 1 + len(fast.pipeline.lowered.records)
+    for path in stages:
+        assert str(parse_graph(path.read_text())) == path.read_text()
+    assert stages[-1].read_text() == str(fast.graph)
+
+
+@pytest.mark.parametrize("name", ["bert", "mixer"])
+def test_two_builds_are_equal(name: str) -> None:
+    """Equal text of graph and program, and the same libraries, whose names hash the sources."""
+    builds = [compile_at(name, 0.5, {"force_native": True})[0] for _ in range(2)]
+    first, second = (b.pipeline for b in builds)
+    assert str(first.lowered.graph) == str(second.lowered.graph)
+    assert str(first.lowered.program) == str(second.lowered.program)
+    paths = [[s.library_path for s in p.segments] for p in (first, second)]
+    assert paths[0] == paths[1]
+    for path in paths[0]:
+        assert path.with_suffix(".cpp").read_bytes()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_text_of_the_graph_parses_back(name: str) -> None:
+    fast, *_ = compile_at(name, 0.9, {"force_native": False})
+    text = str(fast.pipeline.lowered.source)
+    assert str(parse_graph(text)) == text
