@@ -81,8 +81,8 @@ def _slower(name: str, best: str, times: dict[str, float], density: float) -> No
     code = "below_break_even" if best == "dense" and name != TORCH else "slower"
     return No(
         code,
-        f"predicted {times[name] / 1e3:.0f} us against {times[best] / 1e3:.0f} us for {best} "
-        f"at {density:.1%} density",
+        f"{name} is predicted to take {times[name] / 1e3:.0f} us at {density:.1%} density, "
+        f"{best} {times[best] / 1e3:.0f} us",
     )
 
 

@@ -4,6 +4,7 @@ Relative error max|a-b| / max|b| of at most 1e-4 per tensor; shape, dtype and th
 non-finite values agree. One sparsity for each model by default; all of them under `slow`.
 """
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,15 @@ def test_by_the_cost_model(name: str, sparsity: float) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_all(name: str, sparsity: float, native: bool) -> None:
     check(name, sparsity, {"force_native": native})
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86 instruction sets")
+@pytest.mark.parametrize("isa", ["x86-64-v2", "x86-64-v3"])
+def test_older_instruction_sets(isa: str) -> None:
+    """Vectors of 4 and 8 floats, which every machine of today can run."""
+    for name in ("bert", "mlp"):
+        fast = check(name, 0.5, {"force_native": True, "isa": isa})
+        assert fast.pipeline.segments
 
 
 def test_a_wide_layer_pays_without_force() -> None:

@@ -43,7 +43,8 @@ static void time_format(const Setting& s, bool csr, const std::vector<float>& we
   for (int l = 0; l < s.layers; l++) {
     const int64_t bytes =
         csr ? sc_csr_packed_bytes(weight.data(), s.M, s.K, s.K, k_tile, panel_vectors, row_block)
-            : sc_dense_packed_bytes(s.M, s.K, k_tile, panel_vectors, row_block);
+            : sc_dense_packed_bytes(nullptr, s.M, s.K, s.K, k_tile, panel_vectors,
+                                    row_block);
     blobs.push_back(aligned_alloc(64, bytes));
     csr ? sc_csr_pack(weight.data(), s.M, s.K, s.K, k_tile, panel_vectors, row_block, blobs[l])
         : sc_dense_pack(weight.data(), s.M, s.K, s.K, k_tile, panel_vectors, row_block, blobs[l]);
@@ -99,7 +100,7 @@ int main(int argc, char** argv) {
   for (bool csr : {true, false}) {
     if (argc > 6 && (std::string(argv[6]) == "csr") != csr) continue;
     if (csr) sc_csr_default_tiles(s.M, s.K, nnz, s.n, W, tiles, tiles + 1, tiles + 2);
-    else sc_dense_default_tiles(s.M, s.K, W, tiles, tiles + 1, tiles + 2);
+    else sc_dense_default_tiles(s.M, s.K, 0, 0, W, tiles, tiles + 1, tiles + 2);
     for (int i = 0; i < 3 && argc > 7 + i; i++) tiles[i] = std::atoi(argv[7 + i]);
     time_format(s, csr, weight, tiles[0], tiles[1], tiles[2]);
   }

@@ -213,7 +213,8 @@ int sc_csr_check(const void* packed, int64_t bytes) {
   return 1;
 }
 
-int64_t sc_dense_packed_bytes(int64_t M, int64_t K, int k_tile, int panel_vectors, int row_block) {
+int64_t sc_dense_packed_bytes(const float*, int64_t M, int64_t K, int64_t, int k_tile,
+                              int panel_vectors, int row_block) {
   if (!valid_tiles(M, K, k_tile, panel_vectors, row_block)) return 0;
   PackedHeader h = header(kDense, M, K, k_tile, panel_vectors, row_block);
   lay_out_dense(h);
@@ -283,9 +284,8 @@ void sc_csr_default_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int widt
   *row_block = int(std::min<int64_t>(std::max<int64_t>((M + 15) / 16, 16), 192));
 }
 
-void sc_dense_default_tiles(int64_t M, int64_t K, int width, int* k_tile, int* panel_vectors,
-                            int* row_block) {
-  (void)M;
+void sc_dense_default_tiles(int64_t, int64_t K, int64_t, int64_t, int width, int* k_tile,
+                            int* panel_vectors, int* row_block) {
   *k_tile = int(std::min<int64_t>(K, 384));
   *panel_vectors = width == 4 ? 3 : 2;
   *row_block = dense_rows(width);

@@ -64,7 +64,8 @@ inline int64_t group_vectors(const PackedHeader* h, int width) {
 
 extern "C" {
 // w: fp32 [M, K], rows ldw floats apart. `out`: 64-byte aligned, as many bytes as the first says.
-// All return 0, or no bytes, for sizes or tiles out of range.
+// All return 0, or no bytes, for sizes or tiles out of range. A format is a set of functions of
+// these names and arguments, sc_<format>_...; some need not look at all of them.
 int64_t sc_csr_packed_bytes(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile,
                             int panel_vectors, int row_block);
 int sc_csr_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile, int panel_vectors,
@@ -72,7 +73,8 @@ int sc_csr_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile, i
 void sc_csr_unpack(const void* packed, float* w_out);
 int sc_csr_check(const void* packed, int64_t bytes);  // 1: every offset, row and index is in bounds
 
-int64_t sc_dense_packed_bytes(int64_t M, int64_t K, int k_tile, int panel_vectors, int row_block);
+int64_t sc_dense_packed_bytes(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile,
+                              int panel_vectors, int row_block);
 int sc_dense_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile, int panel_vectors,
                   int row_block, void* out);
 void sc_dense_unpack(const void* packed, float* w_out);
@@ -83,8 +85,8 @@ int sc_dense_check(const void* packed, int64_t bytes, int width);
 // unknown; the blob then still serves any number.
 void sc_csr_default_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int width, int* k_tile,
                           int* panel_vectors, int* row_block);
-void sc_dense_default_tiles(int64_t M, int64_t K, int width, int* k_tile, int* panel_vectors,
-                            int* row_block);
+void sc_dense_default_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int width, int* k_tile,
+                            int* panel_vectors, int* row_block);
 // Floats of 64-byte aligned scratch that each thread needs to apply this weight.
 int64_t sc_linear_scratch_floats(const void* packed, int width);
 }

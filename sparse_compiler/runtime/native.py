@@ -63,31 +63,27 @@ class Packer:
     def __init__(self, toolchain: Toolchain) -> None:
         self.width = toolchain.width
         self.library = load_library(build(support_source(), toolchain))
-        self.library.sc_csr_packed_bytes.restype = ctypes.c_int64
-        self.library.sc_dense_packed_bytes.restype = ctypes.c_int64
 
-    def pack(self, format_: str, weight: torch.Tensor, columns: int) -> torch.Tensor:
-        """The blob of an fp32 [M, K] weight, as uint8, its tiles right for `columns` columns.
+    def pack(self, format_: str, weight: torch.Tensor, activations: int) -> torch.Tensor:
+        """The blob of an fp32 [M, K] weight, as uint8, its tiles right for that many columns.
 
         Raises `CodegenError` where the packer refuses it.
         """
         matrix = weight.detach().contiguous()
-        rows, inner = matrix.shape
+        rows, columns = matrix.shape
+        m, k, n = ctypes.c_int64(rows), ctypes.c_int64(columns), ctypes.c_int64(activations)
+        nnz = ctypes.c_int64(int(torch.count_nonzero(matrix)))
         tiles = [ctypes.c_int() for _ in range(3)]
-        data = ctypes.c_void_p(matrix.data_ptr())
-        m, k = ctypes.c_int64(rows), ctypes.c_int64(inner)
         refs = [ctypes.byref(t) for t in tiles]
-        if format_ == "csr":
-            nnz = ctypes.c_int64(int(torch.count_nonzero(matrix)))
-            self.library.sc_csr_default_tiles(m, k, nnz, ctypes.c_int64(columns), self.width, *refs)
-            size = self.library.sc_csr_packed_bytes(data, m, k, k, *tiles)
-        else:
-            self.library.sc_dense_default_tiles(m, k, self.width, *refs)
-            size = self.library.sc_dense_packed_bytes(m, k, *tiles)
+        self.library[f"sc_{format_}_default_tiles"](m, k, nnz, n, self.width, *refs)
+        data = ctypes.c_void_p(matrix.data_ptr())
+        bytes_of = self.library[f"sc_{format_}_packed_bytes"]
+        bytes_of.restype = ctypes.c_int64
+        size = bytes_of(data, m, k, k, *tiles)
         blob = aligned_bytes(size)
-        function = self.library[f"sc_{format_}_pack"]
-        if size == 0 or not function(data, m, k, k, *tiles, ctypes.c_void_p(blob.data_ptr())):
-            raise CodegenError(f"the {format_} packer refuses a weight of {rows} x {inner}")
+        pack = self.library[f"sc_{format_}_pack"]
+        if size == 0 or not pack(data, m, k, k, *tiles, ctypes.c_void_p(blob.data_ptr())):
+            raise CodegenError(f"the {format_} packer refuses a weight of {rows} x {columns}")
         return blob
 
 

@@ -104,9 +104,9 @@ static void* packed(bool csr, int64_t m, int64_t k, int64_t n) {
   int64_t nnz = 0;
   for (int64_t i = 0; i < m * k; i++) nnz += w[i] != 0;
   if (csr) sc_csr_default_tiles(m, k, nnz, n, SC_WIDTH, &a, &b, &c);
-  else sc_dense_default_tiles(m, k, SC_WIDTH, &a, &b, &c);
+  else sc_dense_default_tiles(m, k, nnz, n, SC_WIDTH, &a, &b, &c);
   const int64_t bytes = csr ? sc_csr_packed_bytes(w, m, k, k, a, b, c)
-                            : sc_dense_packed_bytes(m, k, a, b, c);
+                            : sc_dense_packed_bytes(w, m, k, k, a, b, c);
   void* blob = aligned_alloc(64, bytes);
   if (!(csr ? sc_csr_pack(w, m, k, k, a, b, c, blob) : sc_dense_pack(w, m, k, k, a, b, c, blob)))
     abort();

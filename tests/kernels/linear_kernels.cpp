@@ -137,7 +137,7 @@ static void check_dense(const Case& c, std::mt19937& random) {
   const int64_t ldw = c.K + random() % 3;
   const auto w = random_weight(c, ldw, random);
   const int rows = dense_rows(W);
-  Blob blob(sc_dense_packed_bytes(c.M, c.K, c.k_tile, c.panel, rows));
+  Blob blob(sc_dense_packed_bytes(nullptr, c.M, c.K, c.K, c.k_tile, c.panel, rows));
   expect(sc_dense_pack(w.data(), c.M, c.K, ldw, c.k_tile, c.panel, rows, blob.data), "pack");
   expect(sc_dense_check(blob.data, blob.bytes, W), "own blob passes the check");
   expect(unpacks(c, w, ldw, blob.data, sc_dense_unpack), "unpack gives the weight back");
@@ -193,7 +193,7 @@ static void check_special_values() {
     expect(std::isnan(y[2 * ld + p]), "a NaN weight counts");
     expect(y[3 * ld + p] == 0, "an empty row is zero");
   }
-  Blob dense(sc_dense_packed_bytes(M, K, 4, 2, dense_rows(W)));
+  Blob dense(sc_dense_packed_bytes(nullptr, M, K, K, 4, 2, dense_rows(W)));
   sc_dense_pack(w, M, K, K, 4, 2, dense_rows(W), dense.data);
   float* dense_scratch = aligned_floats(linear_scratch_floats(dense.data));
   linear_dense(team, dense.data, x, ld, y, ld, n, dense_scratch, identity);
@@ -246,7 +246,7 @@ static void check_damage() {
   refused(prefix + 1, prefix[1] + 1, "prefix");
   expect(sc_csr_check(blob.data, blob.bytes), "undamaged again");
 
-  Blob dense(sc_dense_packed_bytes(50, 70, 32, 2, dense_rows(W)));
+  Blob dense(sc_dense_packed_bytes(nullptr, 50, 70, 70, 32, 2, dense_rows(W)));
   sc_dense_pack(w.data(), 50, 70, 70, 32, 2, dense_rows(W), dense.data);
   expect(!sc_dense_check(dense.data, dense.bytes, W == 16 ? 8 : 16), "rows of another width");
   dense.header()->cols++;
@@ -264,7 +264,7 @@ static void check_default_tiles() {
         sc_csr_default_tiles(M, K, int64_t(density * M * K), M % 200, W, &k_tile, &panel, &rows);
         expect(k_tile >= 1 && k_tile <= kMaxTile && panel >= 1 && panel <= kCsrPanel && rows >= 1 &&
                    rows <= kMaxRowBlock, "csr tiles in range");
-        sc_dense_default_tiles(M, K, W, &k_tile, &panel, &rows);
+        sc_dense_default_tiles(M, K, 0, 0, W, &k_tile, &panel, &rows);
         expect(k_tile >= 1 && k_tile <= kMaxTile && panel >= 1 && panel <= kMaxPanel &&
                    rows == dense_rows(W), "dense tiles in range");
       }
