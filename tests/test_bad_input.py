@@ -20,6 +20,7 @@ import torch
 import sparse_compiler as sc
 from sparse_compiler.codegen.cpu import build
 from sparse_compiler.errors import CodegenError, OptionError, ToolchainError, UnsupportedError
+from sparse_compiler.runtime import pipeline
 from sparse_compiler.runtime.native import packer_for
 from tests.runtime.nets import check, compiled, mlp
 
@@ -289,6 +290,12 @@ def test_file_that_is_no_program(tmp_path: Path) -> None:
 def test_options(options: dict, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         sc.compile(mlp(), (X,), options=options)
+
+
+def test_an_instruction_set_that_this_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "cpu_features", lambda: frozenset({"sse4_2", "avx2"}))
+    with pytest.raises(OptionError, match=r"isa is 'x86-64-v4'\n  why: this CPU lacks avx512bw"):
+        compiled(mlp(), X, options={"isa": "x86-64-v4"})
 
 
 def test_dump_into_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from ..analysis.sparsity import SparsityFacts, sparsity_facts
-from ..codegen.cpu.build import Toolchain, cpu_vendor, native_width
+from ..codegen.cpu.build import Toolchain, cpu_features, cpu_vendor, native_width
 from ..codegen.lower import lower
 from ..codegen.program import Program
-from ..errors import ToolchainError
+from ..errors import OptionError, ToolchainError
 from ..formats.base import Machine
 from ..ir.graph import Graph
 from ..ir.refusal import No
@@ -33,6 +33,11 @@ from .weights import LiveWeights, weight_time_values
 log = logging.getLogger("sparse_compiler")
 
 _WIDTHS = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16}
+_NEEDS = {
+    "x86-64-v2": {"sse4_2"},
+    "x86-64-v3": {"avx2", "fma", "bmi2"},
+    "x86-64-v4": {"avx512f", "avx512vl", "avx512dq", "avx512bw"},
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Lowered:
 
 
 def toolchain_for(options: Options) -> Toolchain:
-    """The compiler and instruction set that the options name. Raises `ToolchainError`."""
+    """The compiler and instruction set that the options name.
+
+    Raises `ToolchainError` where there is none, `OptionError` for what this CPU cannot run.
+    """
     if options.compiler is None:
         raise ToolchainError(
             "there is no C++ compiler",
@@ -55,6 +63,13 @@ def toolchain_for(options: Options) -> Toolchain:
         )
     if options.isa == "native":
         return Toolchain(tuple(shlex.split(options.compiler)), options.cache_dir, native_width())
+    missing = sorted(_NEEDS[options.isa] - cpu_features())
+    if missing:
+        raise OptionError(
+            f"option isa is {options.isa!r}",
+            why=f"this CPU lacks {', '.join(missing)}, and would stop at the first instruction",
+            fix="leave it at native",
+        )
     width, arch = _WIDTHS[options.isa], f"-march={options.isa}"
     return Toolchain(tuple(shlex.split(options.compiler)), options.cache_dir, width, arch)
 
