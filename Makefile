@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench speed wheel-check clean
+.PHONY: help venv demo test slow lint bench speed wheel-check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,13 +36,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## MiniLM at 90 % zeros against eager, Inductor and ONNX Runtime
 	@$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## the unit tests, without the timing ones
+test: $(STAMP) ## the unit tests, without the timing ones and the slow ones
 	@$(BIN)/python -m pytest -q
 
 lint: $(STAMP) ## ruff (rules and format) and mypy in strict mode
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy
+
+slow: $(STAMP) ## the complete sets of which `make test` runs a sample: all models, all sparsities
+	@$(BIN)/python -m pytest -q -m slow
 
 bench: $(STAMP) ## the short benchmark suite; writes its figures to docs/
 	@$(BIN)/sparse-compiler bench --suite short --write docs

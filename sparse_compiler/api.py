@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,13 @@ def compile(
         {"mode": mode, "weights": weights, "target": target, **(options or {})}
     )
     settings.configure_logging()
-    exported, module = _traced(model, args, kwargs, dynamic_shapes)
+    exported, module, eager = _traced(model, args, kwargs, dynamic_shapes)
     pipeline = Pipeline(
         exported.imported.graph,
         LiveWeights(exported.imported.params, module),
         settings,
         *_example(exported, args, kwargs, settings),
     )
-    eager = module if module is not None else None
     return Compiled(pipeline, exported.call, eager)
 
 
@@ -69,7 +68,7 @@ def inspect(
     if isinstance(model_or_compiled, Compiled):
         return model_or_compiled.inspect()
     settings = Options.from_env()
-    exported, module = _traced(model_or_compiled, args, kwargs, None)
+    exported, module, _ = _traced(model_or_compiled, args, kwargs, None)
     weights = LiveWeights(exported.imported.params, module)
     hints, _ = _example(exported, args, kwargs, settings)
     return report_of(lower_graph(exported.imported.graph, weights, settings, hints))
@@ -77,17 +76,18 @@ def inspect(
 
 def _traced(
     model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
-) -> tuple[ExportedModel, torch.nn.Module | None]:
+) -> tuple[ExportedModel, torch.nn.Module | None, Callable[..., Any]]:
+    """The graph, the module whose weights may be replaced, and what runs while training."""
     if isinstance(model, (str, Path)):
         model = _load_program(Path(model))
     if isinstance(model, torch.export.ExportedProgram):
-        return import_program(model), None
+        return import_program(model), None, model.module()
     if not isinstance(model, torch.nn.Module):
         raise UnsupportedError(
             f"cannot compile a {type(model).__name__}",
             fix="give a torch.nn.Module, an ExportedProgram or the path of a .pt2 file",
         )
-    return export_module(model, args, kwargs, dynamic_shapes), model
+    return export_module(model, args, kwargs, dynamic_shapes), model, model
 
 
 def _load_program(path: Path) -> torch.export.ExportedProgram:

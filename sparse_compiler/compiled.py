@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .codegen.program import TorchStep
 from .errors import InputError
 from .inspector.report import Report, report_of
 from .ir.graph import Graph
@@ -33,7 +34,7 @@ class Compiled:
     Call it with the model's own arguments; results are new tensors that no later call overwrites.
     """
 
-    def __init__(self, pipeline: Pipeline, call: Call, eager: Callable[..., Any] | None) -> None:
+    def __init__(self, pipeline: Pipeline, call: Call, eager: Callable[..., Any]) -> None:
         self._pipeline, self._call, self._eager = pipeline, call, eager
         self._warned = False
         self._lock = threading.Lock()
@@ -41,7 +42,7 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result. Raises `InputError` on arguments that do not fit."""
         inputs = self._call.flatten(args, kwargs)
-        if self._eager is not None and self._training(inputs):
+        if self._training(inputs):
             self._warn()
             return self._eager(*args, **kwargs)
         with self._lock:  # a thread that finds the weights changed makes the others wait
@@ -64,6 +65,21 @@ class Compiled:
     def pipeline(self) -> Pipeline:
         """Everything the compiler decided and built, for reports."""
         return self._pipeline
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights held for running: packed ones, and those that torch reads."""
+        lowered = self._pipeline.lowered
+        read = {
+            name
+            for step in lowered.program.steps
+            if isinstance(step, TorchStep)
+            for name in step.node.inputs
+        }
+        values = self._pipeline.executor.values
+        stored = [values[name].untyped_storage() for name in read if name in values]
+        held = {s.data_ptr(): s.nbytes() for s in stored}
+        return sum(s.weight_bytes for s in self._pipeline.segments) + sum(held.values())
 
     def inspect(self) -> Report:
         """What became of each layer, and why."""

@@ -37,7 +37,8 @@ def bind_shape(type_: TensorType, shape: Sequence[int], symbols: dict[str, int])
             if symbols_of([dim]) - set(symbols):
                 continue
         if evaluate(dim, symbols) != size:
-            return f"dimension {i} is {size} where {dim} = {evaluate(dim, symbols)} is expected"
+            wanted = dim if isinstance(dim, int) else f"{dim} = {evaluate(dim, symbols)}"
+            return f"dimension {i} is {size} where {wanted} is expected"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.types import TensorType, Type
 
@@ -19,6 +20,8 @@ class Pack(Op):
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         (weight,) = tensor_inputs(self, types, 1, 1)
+        if not isinstance(self.format, str):
+            raise VerifyError(f"a format is a quoted name, not {self.format!r}")
         return replace(weight, format=self.format)
 
     def reference(self, *inputs: Any) -> Any:

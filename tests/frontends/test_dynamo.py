@@ -18,13 +18,17 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree as pytree
 
 from sparse_compiler.backend import last_reports, sparse_compiler
+from sparse_compiler.codegen.lower import lower
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.frontends import host
 from sparse_compiler.frontends.dynamo import captured_params
 from sparse_compiler.frontends.importer import Imported
+from sparse_compiler.inspector.report import Report
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.interpret import bind_shape, run_node
 from sparse_compiler.ir.types import TensorType
+from sparse_compiler.passes.base import Context
+from sparse_compiler.runtime.pipeline import Lowered
 
 OPS = ("linear", "attention", "layer_norm", "pointwise", "reshape", "permute", "slice")
 Grouping = Callable[[Imported], list[tuple[Any, ...]]]
@@ -102,7 +106,7 @@ class Pipeline:
 
     def build_segments(
         self, graph: Graph, params: Any, options: Any, hints: Any
-    ) -> tuple[list[TorchSegment], str]:
+    ) -> tuple[list[TorchSegment], Lowered]:
         imported = Imported(graph, params)
         self.hints.append(hints)
         segments = []
@@ -119,7 +123,7 @@ class Pipeline:
                 segments.append(TorchSegment(imported, tuple(inputs), tuple(outputs)))
         self.built += segments
         self.graphs.append(graph)
-        return segments, "the report"
+        return segments, Lowered(graph, graph, lower(graph), Context(), ())
 
 
 @pytest.fixture
@@ -184,7 +188,8 @@ def test_dynamic_batches_are_right_and_compile_as_often_as_inductor(
     assert count == ours.frame_count
     assert sum(segment.calls for segment in pipeline.built) > 0
     assert pipeline.hints == [{}, dict.fromkeys(pipeline.graphs[1].symbols, 7)]
-    assert last_reports[-1].reason is None and last_reports[-1].report == "the report"
+    assert last_reports[-1].reason is None
+    assert isinstance(last_reports[-1].report, Report)
 
 
 def test_values_are_named_after_modules(install: Any) -> None:
@@ -398,7 +403,7 @@ def test_nothing_native_goes_to_inductor(install: Any) -> None:
     model = mlp()
     assert_equal(torch.compile(model, backend=sparse_compiler)(x), model(x))
     assert last_reports[-1].reason.code == "nothing_native"
-    assert last_reports[-1].report == "the report"
+    assert isinstance(last_reports[-1].report, Report)
 
 
 def test_unknown_option_names_the_nearest(install: Any) -> None:

@@ -344,6 +344,7 @@ class Attention(ctypes.Structure):
         ("causal", ctypes.c_bool),
         ("mask", ctypes.c_void_p),
         *((f"mask_{name}", ctypes.c_int64) for name in ("b", "h", "k", "q")),
+        *((name, ctypes.c_int64) for name in ("query0", "part", "part_stride")),
     )
 
 
@@ -412,6 +413,36 @@ def check_attention(lib: ctypes.CDLL, q: Tensor, k: Tensor, v: Tensor, **options
     eager = reference_attention(q, k, v, dtype=torch.float32, **options)  # type: ignore[arg-type]
     rounding = 2 * float((eager - want).abs().nan_to_num().max())
     torch.testing.assert_close(got.double(), want, rtol=0, atol=rounding + 1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("tokens,part", [(20, 16), (49, 32), (130, 48), (197, 112)])
+def test_tokens_of_one_sample_in_pieces(
+    lib: ctypes.CDLL, tokens: int, part: int, causal: bool
+) -> None:
+    """As threads hold them that split a sample: queries of one piece, keys from all of them."""
+    heads, d = 3, 8
+    q, k, v = (torch.randn(1, heads, tokens, d) for _ in range(3))
+    count = -(-tokens // part)
+    ld, rows = part + 16, heads * d
+    pieces = torch.full((count, 4 * rows, ld), float("nan"))  # q, k, v and the result
+    for i in range(count):
+        for j, x in enumerate((q, k, v)):
+            piece = x[0, :, i * part : (i + 1) * part].permute(0, 2, 1).reshape(rows, -1)
+            pieces[i, j * rows : (j + 1) * rows, : piece.shape[1]] = piece
+    for i in range(count):
+        here = min(part, tokens - i * part)
+        places = [pieces[i if j in (0, 3) else 0, j * rows].data_ptr() for j in range(4)]
+        a = Attention(
+            *places, ld, ld, ld, ld, d, d, d, d, 1, 1, 1, 1,
+            1, heads, 1, here, tokens, d, d, 1 / math.sqrt(d), causal,
+        )  # fmt: skip
+        a.query0, a.part, a.part_stride = i * part, part, pieces.stride(0)
+        call(lib.attention, a)
+    out = pieces[:, 3 * rows :].view(count, heads, d, ld)[..., :part]
+    got = out.permute(1, 0, 3, 2).reshape(heads, -1, d)[None, :, :tokens]
+    want = reference_attention(q, k, v, causal=causal)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("d,dv", [(1, 1), (5, 5), (32, 32), (64, 64), (80, 80), (128, 64)])

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -241,3 +242,12 @@ def test_forked_child() -> None:
         os._exit(0 if same else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_an_exported_program_gives_gradients_too(cached_kernels: Path) -> None:
+    model = torch.nn.Linear(8, 4).eval()
+    x = torch.randn(3, 8)
+    fast = sc.compile(torch.export.export(model, (x,)), options={"force_native": True})
+    assert fast(x).requires_grad
+    with torch.no_grad():
+        assert torch.allclose(fast(x), model(x), atol=1e-5)
