@@ -37,7 +37,7 @@ demo: $(STAMP) ## MiniLM at 90 % zeros against eager, Inductor and ONNX Runtime
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## the unit tests, without the timing ones and the slow ones
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(STAMP) ## ruff (rules and format) and mypy in strict mode
 	@$(BIN)/ruff check -q .

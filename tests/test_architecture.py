@@ -19,6 +19,7 @@ LAYERS = (
     ("runtime",),
     ("frontends",),
     ("inspector",),
+    ("compiled",),
     ("api", "backend"),
     ("__init__", "doctor", "bench"),
     ("cli",),
