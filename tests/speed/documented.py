@@ -22,7 +22,7 @@ class Figure:
 
 
 # Seen on two AMD Zen 5 cores with AVX-512: 10.5 for the linear (3.8 ms of F.linear over MKL against
-# 0.36 ms), 7.9 for MiniLM (21.1 ms of eager against 2.7 ms). The prototypes reached 7.1 for the
+# 0.36 ms), 9.2 for MiniLM (22.2 ms of eager against 2.4 ms). The prototypes reached 7.1 for the
 # linear on two Zen 3 cores with AVX2 (4.0 ms against 0.56 ms).
 FIGURES = {
     "linear 3072x768, 128 tokens, 90 %": Figure(7.0, 2, "AVX2 or AVX-512: make speed"),
