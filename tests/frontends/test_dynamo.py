@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import sys
-import types
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,140 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils import _pytree as pytree
 
 from sparse_compiler.backend import last_reports, sparse_compiler
-from sparse_compiler.codegen.lower import lower
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.frontends import host
 from sparse_compiler.frontends.dynamo import captured_params
 from sparse_compiler.frontends.importer import Imported
 from sparse_compiler.inspector.report import Report
-from sparse_compiler.ir.graph import Graph
-from sparse_compiler.ir.interpret import bind_shape, run_node
-from sparse_compiler.ir.types import TensorType
-from sparse_compiler.passes.base import Context
-from sparse_compiler.runtime.pipeline import Lowered
-
-OPS = ("linear", "attention", "layer_norm", "pointwise", "reshape", "permute", "slice")
-Grouping = Callable[[Imported], list[tuple[Any, ...]]]
-
-
-@dataclass
-class TorchSegment:
-    """Nodes of the graph run by their references, on the parameters as they are at the call."""
-
-    imported: Imported
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    calls: int = 0
-
-    def run(self, tensors: list[Any], known: dict[str, int] | None = None) -> list[torch.Tensor]:
-        assert all(t.is_contiguous() for t in tensors)
-        graph, symbols = self.imported.graph, dict(known or {})
-        for name, tensor in zip(self.inputs, tensors, strict=True):
-            assert bind_shape(graph.types[name], tensor.shape, symbols) is None
-        values = {**self.imported.params, **dict(zip(self.inputs, tensors, strict=True))}
-
-        def value(name: str) -> torch.Tensor:
-            if name not in values:
-                node = graph.producers[name]
-                inputs = [value(i) for i in node.inputs]
-                values[name] = run_node(node, inputs, symbols, graph.objects)
-            return values[name]
-
-        self.calls += 1
-        contiguous = torch.contiguous_format
-        with torch.no_grad():
-            return [value(name).clone(memory_format=contiguous) for name in self.outputs]
-
-
-def native_nodes(imported: Imported, ops: tuple[str, ...]) -> list[Any]:
-    graph = imported.graph
-    return [
-        node
-        for node in graph.nodes
-        if node.op.name in ops
-        and node.name not in graph.weight_time
-        and isinstance(node.type, TensorType)
-        and node.type.dtype == "f32"
-    ]
-
-
-def each_linear(imported: Imported) -> list[tuple[Any, ...]]:
-    return [(node,) for node in native_nodes(imported, ("linear",))]
-
-
-def each_op(imported: Imported) -> list[tuple[Any, ...]]:
-    return [(node,) for node in native_nodes(imported, OPS)]
-
-
-def long_runs(imported: Imported) -> list[tuple[Any, ...]]:
-    """Nodes up to the first that torch must run on their results."""
-    native, groups, current = set(native_nodes(imported, OPS)), [], []
-    for node in imported.graph.nodes:
-        if node in native:
-            current.append(node)
-        elif {c.name for c in current} & set(node.inputs):
-            groups.append(tuple(current))
-            current = []
-    return [*groups, tuple(current)]
-
-
-class Pipeline:
-    """Stands in for the compiler: `build_segments` by a grouping of nodes."""
-
-    def __init__(self, grouping: Grouping) -> None:
-        self.grouping = grouping
-        self.built: list[TorchSegment] = []
-        self.graphs: list[Any] = []
-        self.hints: list[dict[str, int]] = []
-
-    def build_segments(
-        self, graph: Graph, params: Any, options: Any, hints: Any
-    ) -> tuple[list[TorchSegment], Lowered]:
-        imported = Imported(graph, params)
-        self.hints.append(hints)
-        segments = []
-        for nodes in self.grouping(imported):
-            names = {node.name for node in nodes}
-            read = dict.fromkeys(i for node in nodes for i in node.inputs)
-            inputs = [i for i in read if i not in names and i not in graph.weight_time]
-            outputs = [
-                name
-                for name in (node.name for node in nodes)
-                if name in graph.results or any(u.name not in names for u in graph.users[name])
-            ]
-            if outputs:
-                segments.append(TorchSegment(imported, tuple(inputs), tuple(outputs)))
-        self.built += segments
-        self.graphs.append(graph)
-        return segments, Lowered(graph, graph, lower(graph), Context(), ())
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Grouping], Pipeline]]:
-    def put(grouping: Grouping) -> Pipeline:
-        pipeline = Pipeline(grouping)
-        module = types.ModuleType("sparse_compiler.runtime.hosted")
-        module.build_segments = pipeline.build_segments  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        return pipeline
-
-    torch._dynamo.reset()
-    last_reports.clear()
-    with torch.no_grad():
-        yield put
-    torch._dynamo.reset()
-
-
-def assert_equal(ours: Any, eager: Any, tolerance: float = 1e-5) -> None:
-    for a, b in zip(pytree.tree_leaves(ours), pytree.tree_leaves(eager), strict=True):
-        if not isinstance(b, torch.Tensor):
-            continue
-        assert a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
-        if b.numel():
-            assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
+from tests.frontends.segments import (
+    Grouping,
+    assert_equal,
+    each_linear,
+    each_op,
+    long_runs,
+    native_nodes,
+)
 
 
 class Mlp(nn.Sequential):
@@ -486,101 +363,3 @@ def test_constants_and_control_flow(install: Any) -> None:
     for sign in (1, -1):
         x = sign * 9 * torch.ones(3, 8)
         assert_equal(compiled(x), model(x))
-
-
-def _bert() -> Any:
-    from transformers import BertConfig, BertModel
-
-    return (
-        BertModel(
-            BertConfig(
-                num_hidden_layers=2,
-                hidden_size=32,
-                num_attention_heads=4,
-                intermediate_size=64,
-                vocab_size=50,
-            )
-        ),
-        torch.randint(0, 50, (1, 12)),
-        {},
-    )
-
-
-def _gpt2() -> Any:
-    from transformers import GPT2Config, GPT2Model
-
-    model = GPT2Model(GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=50))
-    return model, torch.randint(0, 50, (1, 12)), {"use_cache": False}
-
-
-def _llama() -> Any:
-    from transformers import LlamaConfig, LlamaModel
-
-    config = LlamaConfig(
-        num_hidden_layers=2,
-        hidden_size=32,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        vocab_size=50,
-    )
-    return LlamaModel(config), torch.randint(0, 50, (1, 12)), {"use_cache": False}
-
-
-def _vit() -> Any:
-    from transformers import ViTConfig, ViTModel
-
-    config = ViTConfig(
-        num_hidden_layers=2,
-        hidden_size=32,
-        num_attention_heads=4,
-        intermediate_size=64,
-        image_size=32,
-        patch_size=8,
-    )
-    return ViTModel(config), torch.randn(1, 3, 32, 32), {}
-
-
-def _resnet() -> Any:
-    from transformers import ResNetConfig, ResNetModel
-
-    config = ResNetConfig(depths=[1, 1], hidden_sizes=[16, 32], embedding_size=8)
-    return ResNetModel(config), torch.randn(1, 3, 32, 32), {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [_bert, _gpt2, _llama, _vit, _resnet])
-@pytest.mark.parametrize("grouping", [each_linear, long_runs])
-def test_models_at_three_batch_sizes(install: Any, make: Any, grouping: Grouping) -> None:
-    pytest.importorskip("transformers")
-    pipeline = install(grouping)
-    torch.manual_seed(0)
-    model, x, kwargs = make()
-    model.eval()
-    compiled = torch.compile(model, backend=sparse_compiler, dynamic=True)
-    for batch in (1, 7, 3):
-        args = x.repeat(batch, *[1] * (x.dim() - 1))
-        assert_equal(compiled(args, **kwargs), model(args, **kwargs))
-    assert len(pipeline.graphs) == 2, "batch 1 is its own case, as it is for Inductor"
-
-
-class Tagger(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.out = nn.Embedding(50, 16), nn.Linear(32, 5)
-        self.lstm = nn.LSTM(16, 16, batch_first=True, bidirectional=True)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.out(self.lstm(self.embed(ids))[0])
-
-
-def test_lstm_tagger(install: Any) -> None:
-    pipeline = install(each_linear)
-    model = Tagger().eval()
-    compiled = torch.compile(model, backend=sparse_compiler)
-    ids = torch.randint(0, 50, (2, 6))
-    assert_equal(compiled(ids), model(ids))  # Dynamo leaves a module with an LSTM to eager
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(allow_rnn=True):
-        assert_equal(compiled(ids), model(ids))
-    assert sum(segment.calls for segment in pipeline.built) >= 1
