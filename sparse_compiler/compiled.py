@@ -24,7 +24,7 @@ class Call(Protocol):
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """The graph inputs among the arguments."""
 
-    def unflatten(self, results: tuple[Any, ...]) -> Any:
+    def unflatten(self, results: tuple[Any, ...], inputs: list[torch.Tensor]) -> Any:
         """The model's own structure of results."""
 
 
@@ -54,7 +54,7 @@ class Compiled:
                 self._destination(target, inputs).copy_(value)
         if self.graph.updates:
             self._pipeline.weights.mark()
-        return self._call.unflatten(results[:count])
+        return self._call.unflatten(results[:count], inputs)
 
     @property
     def graph(self) -> Graph:

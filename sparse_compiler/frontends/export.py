@@ -17,16 +17,30 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import InputError, UnsupportedError
-from ..ir.types import tensor_type
+from ..ir.interpret import bind_shape
+from ..ir.types import TensorType, symbols_of, tensor_type
 from .aten import RULES
 from .importer import Imported, Importer, symbol_ranges
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A graph output that is no tensor: a number, None, or a size expression."""
+    """A result that is no tensor and never changes: a number, a string or None."""
 
     value: Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """A result that is a size, or a comparison of sizes, in the symbols of the inputs."""
+
+    value: sympy.Basic
+
+    def of(self, symbols: Mapping[str, int]) -> Any:
+        """Its value as a Python number."""
+        free = self.value.free_symbols
+        number = self.value.xreplace({s: sympy.Integer(symbols[s.name]) for s in free})
+        return bool(number) if number in (sympy.true, sympy.false) else int(number)
 
 
 @dataclass(frozen=True)
@@ -34,14 +48,16 @@ class CallSpec:
     """How a model is called: the tree of its arguments and results.
 
     inputs: position in the flat arguments of each graph input; fixed: flat arguments that were
-    compiled in; outputs: for each leaf of the result its index among graph outputs, or a constant.
+    compiled in; outputs: for each leaf of the result its index among graph outputs, a constant or a
+    size; types: of the graph inputs, which determine the sizes.
     """
 
     in_spec: Any
     out_spec: Any
     inputs: tuple[int, ...]
     fixed: Mapping[int, Any]
-    outputs: tuple[int | Constant, ...]
+    outputs: tuple[int | Constant | Size, ...]
+    types: tuple[TensorType, ...]
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """The graph inputs among a call's arguments. Raises `InputError` on another structure."""
@@ -57,9 +73,21 @@ class CallSpec:
                 )
         return [flat[position] for position in self.inputs]
 
-    def unflatten(self, results: Sequence[Any]) -> Any:
-        """Graph outputs -> the model's own structure of results."""
-        leaves = [o.value if isinstance(o, Constant) else results[o] for o in self.outputs]
+    def unflatten(self, results: Sequence[Any], inputs: Sequence[torch.Tensor]) -> Any:
+        """Graph outputs, and the inputs they came from -> the model's own structure of results."""
+        symbols: dict[str, int] = {}
+        if any(isinstance(o, Size) for o in self.outputs):
+            for type_, tensor in zip(self.types, inputs, strict=True):
+                bind_shape(type_, tensor.shape, symbols)
+        leaves: list[Any] = []
+        for output in self.outputs:
+            match output:
+                case Constant(value=value):
+                    leaves.append(value)
+                case Size():
+                    leaves.append(output.of(symbols))
+                case index:
+                    leaves.append(results[index])
         return torch.utils._pytree.tree_unflatten(leaves, self.out_spec)
 
     def _reordered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -206,7 +234,8 @@ def _finish(
 ) -> ExportedModel:
     signature = program.graph_signature
     results: list[str] = []
-    leaves: list[int | Constant] = []
+    leaves: list[int | Constant | Size] = []
+    types = tuple(v.type for v in importer.builder.inputs)
     updates: list[tuple[str, str]] = []
     targets = _mutation_targets(program, importer)
     for spec, out in zip(signature.output_specs, outputs, strict=True):
@@ -216,17 +245,13 @@ def _finish(
                 leaves.append(len(results))
                 results.append(value)
             elif isinstance(value, sympy.Basic):
-                raise UnsupportedError(
-                    f"the model returns the size {value}, which changes from call to call",
-                    fix="return it as a tensor, or compile without dynamic_shapes",
-                )
+                leaves.append(_size(value, types))
             else:
                 leaves.append(Constant(value))
         elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
             updates.append((str(value), targets[spec.kind, str(spec.target)]))
         else:
             raise UnsupportedError(f"the exported program returns a {spec.kind.name.lower()}")
-    types = [v.type for v in importer.builder.inputs]
     graph = importer.builder.build(
         results, updates, symbol_ranges(types, program.range_constraints), importer.objects
     )
@@ -236,8 +261,19 @@ def _finish(
         tuple(positions),
         fixed,
         tuple(leaves),
+        types,
     )
     return ExportedModel(Imported(graph, params, importer.origin), call)
+
+
+def _size(value: sympy.Basic, types: Sequence[TensorType]) -> Size:
+    known = {name for type_ in types for name in symbols_of(type_.shape)}
+    if {s.name for s in value.free_symbols} - known:
+        raise UnsupportedError(
+            f"the model returns the size {value}, which depends on numbers inside tensors",
+            fix="return it as a tensor",
+        )
+    return Size(value)
 
 
 def _mutation_targets(

@@ -5,9 +5,11 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_flatten
 
+import sparse_compiler as sc
 from sparse_compiler.errors import InputError, UnsupportedError
 from sparse_compiler.frontends.export import ExportedModel, export_module
 from sparse_compiler.ir.interpret import interpret
@@ -25,7 +27,7 @@ def run(exported: ExportedModel, args=(), kwargs=None):
     imported = exported.imported
     inputs = exported.call.flatten(tuple(args), kwargs or {})
     results = interpret(imported.graph, inputs, imported.params)
-    return exported.call.unflatten(results[: len(imported.graph.outputs)])
+    return exported.call.unflatten(results[: len(imported.graph.outputs)], inputs)
 
 
 def assert_same(got, expected):
@@ -316,15 +318,26 @@ def test_shared_weights_are_one_parameter():
     assert len(weights) == 1
 
 
-def test_a_result_that_is_a_size_is_refused_where_it_changes():
+def test_a_result_may_be_a_size():
     class Measuring(nn.Module):
         def forward(self, x):
-            return x * 2, x.shape[0]
+            return x * 2, x.shape[0], {"half": x.shape[0] // 2 + 1}
 
-    x = torch.randn(3, 4)
+    x = torch.randn(4, 4)
     check(Measuring(), (x,))
-    with pytest.raises(UnsupportedError, match="returns the size"):
-        export_module(Measuring(), (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    fast = sc.compile(Measuring(), (x,), dynamic_shapes=({0: Dim("rows", min=2, max=64)},))
+    for rows in (4, 2, 9):
+        y, size, rest = fast(torch.ones(rows, 4))
+        assert (tuple(y.shape), size, rest) == ((rows, 4), rows, {"half": rows // 2 + 1})
+
+
+def test_a_size_that_depends_on_numbers_is_refused():
+    class Counting(nn.Module):
+        def forward(self, x):
+            return x * 2, x.nonzero().shape[0]
+
+    with pytest.raises(UnsupportedError, match="depends on numbers inside tensors"):
+        export_module(Counting(), (torch.ones(3, 4),))
 
 
 def test_what_cannot_be_traced_is_named():
