@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import networkx as nx
 
-from sparse_compiler.codegen.plan import RowAllocator, overlaps
+from sparse_compiler.codegen.plan import RowAllocator, sync_points
 from sparse_compiler.codegen.program import (
     AttentionCall,
     Call,
@@ -24,6 +24,7 @@ from sparse_compiler.codegen.program import (
     PointwiseCall,
     Program,
     Segment,
+    SoftmaxCall,
     Store,
     TorchStep,
     Vector,
@@ -36,9 +37,10 @@ from sparse_compiler.ir.text import print_node
 from sparse_compiler.ir.types import Dim, TensorType, product
 from sparse_compiler.ops.attention import Attention
 from sparse_compiler.ops.linear import Linear
-from sparse_compiler.ops.norm import LayerNorm
+from sparse_compiler.ops.norm import LayerNorm, RmsNorm
 from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.ops.shape import Relayout, Slice
+from sparse_compiler.ops.softmax import Softmax
 
 
 def lower(graph: Graph) -> Program:
@@ -139,7 +141,7 @@ class _SegmentLowering:
             samples,
             unit,
             self.rows.rows,
-            _sync_points(self.calls),
+            sync_points(self.calls),
             tuple(node.name for node in self.nodes),
         )
 
@@ -308,7 +310,26 @@ def _layer_norm(low: _SegmentLowering, node: Node) -> Call:
         text = f"add({text}, x{len(operands)})"
     x = low.places[node.inputs[0]]
     to = low.place(node, over=node.inputs[:1])
-    return NormCall(x, to, op.eps, parse_expr(text), operands, node.name)
+    return NormCall("layer_norm", x, to, op.eps, parse_expr(text), operands, node.name)
+
+
+def _rms_norm(low: _SegmentLowering, node: Node) -> Call:
+    op = node.op
+    if not isinstance(op, RmsNorm):
+        raise CodegenError("not an RMS norm", node=print_node(node))
+    operands = tuple(low.operand(name) for name in node.inputs[1:])
+    expr = parse_expr("mul(x0, x1)" if op.scale else "x0")
+    x = low.places[node.inputs[0]]
+    to = low.place(node, over=node.inputs[:1])
+    return NormCall("rms_norm", x, to, op.eps, expr, operands, node.name)
+
+
+def _softmax(low: _SegmentLowering, node: Node) -> Call:
+    op = node.op
+    if not isinstance(op, Softmax):
+        raise CodegenError("not a softmax", node=print_node(node))
+    x = low.places[node.inputs[0]]
+    return SoftmaxCall(x, low.place(node, over=node.inputs[:1]), op.log, node.name)
 
 
 def _attention(low: _SegmentLowering, node: Node) -> Call:
@@ -348,38 +369,7 @@ RULES: dict[type, Rule] = {
     Linear: _linear,
     Pointwise: _pointwise,
     LayerNorm: _layer_norm,
+    RmsNorm: _rms_norm,
+    Softmax: _softmax,
     Attention: _attention,
 }
-
-
-def _accesses(call: Call) -> tuple[list[Planes], list[Planes]]:
-    """(rows read, rows written) of a call."""
-    match call:
-        case Load():
-            return [], [call.to]
-        case Store():
-            return [call.planes], []
-        case AttentionCall():
-            return [call.q, call.k, call.v], [call.to]
-        case LinearCall() | NormCall():
-            return [call.x, *(o for o in call.operands if isinstance(o, Planes))], [call.to]
-        case PointwiseCall():
-            return [o for o in call.operands if isinstance(o, Planes)], [call.to]
-
-
-def _sync_points(calls: Sequence[Call]) -> frozenset[int]:
-    """Calls that touch rows which another thread may still read or write since the last wait."""
-    points: set[int] = set()
-    reads: list[Planes] = []
-    writes: list[Planes] = []
-    for i, call in enumerate(calls):
-        now_reads, now_writes = _accesses(call)
-        hazard = any(overlaps(a, b) for a in now_reads + now_writes for b in writes) or any(
-            overlaps(a, b) for a in now_writes for b in reads
-        )
-        if hazard or (isinstance(call, AttentionCall) and call.mask is not None and not points):
-            points.add(i)
-            reads, writes = [], []
-        reads += now_reads
-        writes += now_writes
-    return frozenset(points)

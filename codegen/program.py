@@ -98,8 +98,9 @@ class PointwiseCall:
 
 @dataclass(frozen=True)
 class NormCall:
-    """to = expr(normalised x), layer norm down the rows of every column."""
+    """to = expr(normalised x) down the rows of every column; kernel: layer_norm or rms_norm."""
 
+    kernel: str
     x: Planes
     to: Planes
     eps: float
@@ -109,7 +110,20 @@ class NormCall:
 
     def __str__(self) -> str:
         reads = "".join(f", x{i} = {o}" for i, o in enumerate(self.operands, 1))
-        return f"{self.to} = layer_norm[eps={self.eps!r}] {self.x} {self.expr}{reads}"
+        return f"{self.to} = {self.kernel}[eps={self.eps!r}] {self.x} {self.expr}{reads}"
+
+
+@dataclass(frozen=True)
+class SoftmaxCall:
+    """to = softmax of x down the rows of every column, or its logarithm."""
+
+    x: Planes
+    to: Planes
+    log: bool
+    label: str
+
+    def __str__(self) -> str:
+        return f"{self.to} = {'log_' * self.log}softmax {self.x}"
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,7 @@ class AttentionCall:
         )
 
 
-Call = Load | Store | LinearCall | PointwiseCall | NormCall | AttentionCall
+Call = Load | Store | LinearCall | PointwiseCall | NormCall | SoftmaxCall | AttentionCall
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sparse_compiler.codegen.program import (
     Planes,
     PointwiseCall,
     Segment,
+    SoftmaxCall,
     Store,
 )
 from sparse_compiler.errors import CodegenError
@@ -37,6 +38,7 @@ _HEAD = """\
 #include "norm.h"
 #include "pointwise.h"
 #include "relayout.h"
+#include "softmax.h"
 
 namespace {{
 
@@ -111,6 +113,7 @@ class _Printer:
             LinearCall: self.linear,
             PointwiseCall: self.pointwise,
             NormCall: self.norm,
+            SoftmaxCall: self.softmax,
             AttentionCall: self.attention,
         }
         wait = "      team.sync();\n" if index in self.segment.sync else ""
@@ -141,9 +144,14 @@ class _Printer:
         source = self.functor(Arg(0), (call.x,), accumulator=False)
         finish = self.functor(call.expr, call.operands, accumulator=True)
         return (
-            f"layer_norm(team, {call.x.rows}, n, {float_literal(call.eps)}, nullptr, 0, "
+            f"{call.kernel}(team, {call.x.rows}, n, {float_literal(call.eps)}, nullptr, 0, "
             f"{self.planes(call.to)}, ld, {source}, {finish});"
         )
+
+    def softmax(self, call: SoftmaxCall) -> str:
+        source = self.functor(Arg(0), (call.x,), accumulator=False)
+        name = "log_softmax" if call.log else "softmax"
+        return f"{name}(team, {call.x.rows}, n, {self.planes(call.to)}, ld, {source});"
 
     def attention(self, call: AttentionCall) -> str:
         heads = f"{call.head_size}, {call.head_size}, {call.value_size}, {call.value_size}"

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import sympy
+import torch
 from torch import fx
 
-from ..ir.types import TensorType
+from ..ir.types import TensorType, torch_dtype
 from ..ops.attention import Attention
 from ..ops.linear import Linear
-from ..ops.norm import LayerNorm
+from ..ops.norm import LayerNorm, RmsNorm
 from ..ops.pointwise import Pointwise
 from ..ops.shape import Permute, Reshape, Slice
+from ..ops.softmax import Softmax
 from .importer import Importer, Result, Rule
 
 FLOATS = ("f32", "f64", "f16", "bf16")
@@ -89,6 +91,31 @@ def _layer_norm(imp: Importer, node: fx.Node) -> Result:
         return None
     op = LayerNorm(args["eps"], args["weight"] is not None, args["bias"] is not None)
     return imp.add(op, [x[0], *(v[0] for v in vectors if v is not None)])
+
+
+@rule("rms_norm.default")
+def _rms_norm(imp: Importer, node: fx.Node) -> Result:
+    args = imp.arguments()
+    x, gamma = imp.tensor(args["input"]), imp.tensor(args["weight"])
+    if x is None or len(args["normalized_shape"]) != 1:
+        return None
+    if (args["weight"] is not None and gamma is None) or not _all_float(x, gamma):
+        return None
+    eps = args["eps"]
+    if eps is None:
+        eps = torch.finfo(torch_dtype(x[1].dtype)).eps
+    return imp.add(RmsNorm(eps, gamma is not None), [x[0], *([gamma[0]] if gamma else [])])
+
+
+@rule("softmax.int", "log_softmax.int", "_softmax.default", "_log_softmax.default")
+def _softmax(imp: Importer, node: fx.Node) -> Result:
+    args = imp.arguments()
+    x, result = imp.tensor(args["self"]), imp.result_type()
+    if x is None or result is None or x[1].rank == 0 or not _all_float(x):
+        return None
+    if args["dim"] % x[1].rank != x[1].rank - 1 or result.dtype != x[1].dtype:
+        return None
+    return imp.add(Softmax("log" in _overload(node)), [x[0]])
 
 
 @rule("scaled_dot_product_attention.default")

@@ -1,4 +1,4 @@
-"""Layer norm over the last dimension (Ba, Kiros, Hinton 2016, arXiv:1607.06450)."""
+"""Norms over the last dimension: layer norm (arXiv:1607.06450) and RMS norm (arXiv:1910.07467)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type
 from .pointwise import same_dtype
+
+
+def down_the_planes(
+    op: Op, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+) -> tuple[Layout | None, ...] | No:
+    """What an op that reduces over the last dimension needs: that this one counts planes.
+
+    Its other inputs are vectors along that dimension.
+    """
+    tensors = tensor_inputs(op, types, 1, 3)
+    x = tensors[0]
+    if x.layout is None:
+        return No("outside_region", "the input is not computed in planes")
+    if x.layout.outer != (x.rank - 1,):
+        return No("layout", "the last dimension does not count planes")
+    if not all(weight_time[1:]):
+        return No("weight_is_computed", "a vector that it reads changes from call to call")
+    return (x.layout, *(None for _ in tensors[1:]))
 
 
 @OPS.register("layer_norm")
@@ -38,17 +56,35 @@ class LayerNorm(Op):
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:
-        tensors = tensor_inputs(self, types, 1, 3)
-        x = tensors[0]
-        if x.layout is None:
-            return No("outside_region", "the input is not computed in planes")
-        if x.layout.outer != (x.rank - 1,):
-            return No("layout", "the normalised dimension does not count planes")
-        if not all(weight_time[1:]):
-            return No("weight_is_computed", "gamma or beta changes from call to call")
-        return (x.layout, *(None for _ in tensors[1:]))
+        return down_the_planes(self, types, weight_time)
 
     def reference(self, *inputs: Any) -> Any:
         gamma = inputs[1] if self.scale else None
         beta = inputs[-1] if self.shift else None
         return F.layer_norm(inputs[0], inputs[0].shape[-1:], gamma, beta, self.eps)
+
+
+@OPS.register("rms_norm")
+@dataclass(frozen=True)
+class RmsNorm(Op):
+    """x / sqrt(mean(x^2) + eps) over the last dimension C, times gamma [C] if `scale`."""
+
+    name: ClassVar[str] = "rms_norm"
+    eps: float = 1e-6
+    scale: bool = True
+
+    def infer(self, types: tuple[Type, ...]) -> TensorType:
+        tensors = tensor_inputs(self, types, 1 + self.scale, 1 + self.scale)
+        for vector in tensors[1:]:
+            if vector.shape != tensors[0].shape[-1:]:
+                raise VerifyError(f"rms_norm of {tensors[0].shape} with {vector.shape}")
+        return TensorType(same_dtype(self.name, tensors), tensors[0].shape, tensors[0].layout)
+
+    def planar(
+        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+    ) -> tuple[Layout | None, ...] | No:
+        return down_the_planes(self, types, weight_time)
+
+    def reference(self, *inputs: Any) -> Any:
+        gamma = inputs[1] if self.scale else None
+        return F.rms_norm(inputs[0], inputs[0].shape[-1:], gamma, self.eps)

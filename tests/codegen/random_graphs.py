@@ -14,9 +14,10 @@ from sparse_compiler.ir.graph import Builder, Graph, Range
 from sparse_compiler.ir.types import Dim, TensorType, as_dim, evaluate, product, symbol
 from sparse_compiler.ops.attention import Attention
 from sparse_compiler.ops.linear import Linear
-from sparse_compiler.ops.norm import LayerNorm
+from sparse_compiler.ops.norm import LayerNorm, RmsNorm
 from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.ops.shape import Permute, Reshape, Slice
+from sparse_compiler.ops.softmax import Softmax
 from sparse_compiler.ops.torch_call import TorchCall
 
 WIDTHS = (1, 3, 5, 8, 17, 33)
@@ -101,7 +102,12 @@ class _Grower:
         last = self.shape(x)[-1]
         if not isinstance(last, int) or last < 2:
             return None
+        kind = self.draw(st.sampled_from(["layer", "rms", "softmax", "log"]))
+        if kind in ("softmax", "log"):
+            return self.add(Softmax(kind == "log"), [x], kind)
         scale, shift = self.draw(st.booleans()), self.draw(st.booleans())
+        if kind == "rms":
+            return self.add(RmsNorm(1e-3, scale), [x, *[self.param(last)] * scale], "rms")
         vectors = [self.param(last) for _ in range(scale + shift)]
         return self.add(LayerNorm(1e-3, scale, shift), [x, *vectors], "norm")
 

@@ -21,6 +21,7 @@ from sparse_compiler.codegen.program import (
     PointwiseCall,
     Program,
     Segment,
+    SoftmaxCall,
     Store,
 )
 from sparse_compiler.ir.graph import Graph
@@ -100,8 +101,12 @@ class SegmentReplay:
                 self._write(call.to, scalar.evaluate(call.expr, operands))
             case NormCall():
                 x = self.rows(call.x)
-                normal = F.layer_norm(x.T, (call.x.rows,), eps=call.eps).T
+                norm = {"layer_norm": F.layer_norm, "rms_norm": F.rms_norm}[call.kernel]
+                normal = norm(x.T, (call.x.rows,), eps=call.eps).T
                 self._write(call.to, scalar.evaluate(call.expr, self._operands(call, normal)))
+            case SoftmaxCall():
+                softmax = F.log_softmax if call.log else F.softmax
+                self._write(call.to, softmax(self.rows(call.x), 0))
             case AttentionCall():
                 self._attention(call)
 

@@ -3,8 +3,8 @@
 from hypothesis import HealthCheck, given, settings
 
 from sparse_compiler.analysis.sparsity import sparsity_facts
-from sparse_compiler.codegen.lower import _accesses, lower
-from sparse_compiler.codegen.plan import overlaps
+from sparse_compiler.codegen.lower import lower
+from sparse_compiler.codegen.plan import accesses, overlaps
 from sparse_compiler.codegen.program import Program, Segment
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.interpret import interpret, run_node
@@ -34,8 +34,8 @@ def check_waits(segment: Segment) -> None:
     """Every pair of calls that touch the same rows, one of them writing, has a wait between."""
     for j, later in enumerate(segment.calls):
         for i, earlier in enumerate(segment.calls[:j]):
-            reads, writes = _accesses(earlier)
-            reads_later, writes_later = _accesses(later)
+            reads, writes = accesses(earlier)
+            reads_later, writes_later = accesses(later)
             meet = [(w, o) for w in writes for o in reads_later + writes_later]
             meet += [(r, w) for r in reads for w in writes_later]
             if any(overlaps(a, b) for a, b in meet):

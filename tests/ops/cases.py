@@ -15,10 +15,11 @@ from sparse_compiler.ir.op import Op
 from sparse_compiler.ir.types import TupleType, tensor_type
 from sparse_compiler.ops.attention import Attention
 from sparse_compiler.ops.linear import Linear
-from sparse_compiler.ops.norm import LayerNorm
+from sparse_compiler.ops.norm import LayerNorm, RmsNorm
 from sparse_compiler.ops.pack import Pack
 from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.ops.shape import Permute, Relayout, Reshape, Slice
+from sparse_compiler.ops.softmax import Softmax
 from sparse_compiler.ops.torch_call import GetItem, TorchCall
 
 SIZE = st.integers(1, 5)
@@ -77,6 +78,17 @@ def layer_norm(draw):
     scale, shift = draw(st.booleans()), draw(st.booleans())
     vectors = [noise(draw, shape[-1]) for _ in range(scale + shift)]
     return Case(LayerNorm(1e-3, scale, shift), (noise(draw, *shape), *vectors))
+
+
+@st.composite
+def rms_norm(draw):
+    shape, scale = draw(SHAPE), draw(st.booleans())
+    return Case(RmsNorm(1e-3, scale), (noise(draw, *shape), *[noise(draw, shape[-1])] * scale))
+
+
+@st.composite
+def softmax(draw):
+    return Case(Softmax(draw(st.booleans())), (noise(draw, *draw(SHAPE)),))
 
 
 @st.composite
@@ -144,6 +156,8 @@ CASES: dict[str, Callable[[], st.SearchStrategy[Case]]] = {
     "attention": attention,
     "getitem": getitem,
     "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "softmax": softmax,
     "linear": linear,
     "pack": pack,
     "permute": permute,

@@ -8,6 +8,7 @@
 #include "norm.h"
 #include "pointwise.h"
 #include "relayout.h"
+#include "softmax.h"
 
 namespace {
 
