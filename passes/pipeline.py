@@ -25,8 +25,10 @@ from sparse_compiler.passes.compare import Sample, Trace, difference, trace
 from sparse_compiler.passes.eliminate_dead_nodes import EliminateDeadNodes
 from sparse_compiler.passes.fuse_pointwise import FusePointwise
 from sparse_compiler.passes.merge_duplicates import MergeDuplicates
+from sparse_compiler.passes.recognize_rms_norm import RecognizeRmsNorm
 
 PASSES: tuple[Pass, ...] = (
+    RecognizeRmsNorm(),
     EliminateDeadNodes(),
     MergeDuplicates(),
     FusePointwise(),
