@@ -16,13 +16,21 @@ from ..registry import Registry
 class Machine:
     """vector: floats per vector; flops_per_ns: peak of one core; bytes_per_ns: of all memory.
 
+    cache_bytes, cache_bytes_per_ns: the same for what stays in the shared cache between calls.
     torch_share: part of the peak that torch's own dense linear reaches.
     """
 
     vector: int = 8
     flops_per_ns: float = 100.0
     bytes_per_ns: float = 28.0
+    cache_bytes: int = 16 << 20
+    cache_bytes_per_ns: float = 64.0
     torch_share: float = 0.9
+
+    def stream_ns(self, size: float) -> float:
+        """Reading `size` bytes of weights once."""
+        cached = size <= self.cache_bytes
+        return size / (self.cache_bytes_per_ns if cached else self.bytes_per_ns)
 
     @property
     def slowness(self) -> float:
@@ -44,7 +52,7 @@ def torch_linear_ns(shape: LinearShape, machine: Machine, threads: int) -> float
     """What torch's dense linear takes: every weight times every column, or reading the weight."""
     numbers = shape.rows * shape.columns
     compute = 2 * numbers * shape.n / (machine.flops_per_ns * machine.torch_share) / threads
-    return max(compute, numbers * 4 / machine.bytes_per_ns)
+    return max(compute, machine.stream_ns(numbers * 4))
 
 
 class Format(Protocol):

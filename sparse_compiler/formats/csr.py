@@ -33,7 +33,7 @@ class Csr:
         compute = shape.nnz * (inner * vectors + panel * panels)
         compute += shape.rows * tiles * (row * vectors + start * panels)
         busy = (compute / threads + copy * shape.columns * vectors) * machine.slowness
-        return CAUTION * max(busy, shape.nnz * BYTES_PER_NONZERO / machine.bytes_per_ns)
+        return CAUTION * max(busy, machine.stream_ns(shape.nnz * BYTES_PER_NONZERO))
 
 
 def tile_depth(shape: LinearShape, machine: Machine) -> int:

@@ -30,7 +30,7 @@ class Dense:
         compute = numbers * (inner * vectors + panel * panels) + row * shape.rows * tiles * vectors
         once = copy * shape.columns * vectors  # every thread copies the activations
         busy = (compute / threads + once) * machine.slowness
-        return max(busy, numbers * 4 / machine.bytes_per_ns)
+        return max(busy, machine.stream_ns(numbers * 4))
 
 
 FORMATS.register(Dense.name)(Dense())
