@@ -10,7 +10,7 @@ from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import TensorType, evaluate, product
 from sparse_compiler.ops.linear import Linear
-from sparse_compiler.ops.pack import Pack
+from sparse_compiler.ops.pack import Pack, is_packed
 from sparse_compiler.passes.base import TORCH, Candidate, Context, Pass
 
 
@@ -45,7 +45,7 @@ class ChooseFormats(Pass):
         if not isinstance(node.op, Linear):
             return No("op_unsupported", f"{node.op.name} takes no packed weight")
         weight = node.inputs[1]
-        if isinstance(getattr(graph.producers.get(weight), "op", None), Pack):
+        if is_packed(graph, weight):
             return No("packed", "the weight has its format")
         if weight not in graph.weight_time:
             return No("weight_is_computed", "the weight changes from call to call")

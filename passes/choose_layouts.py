@@ -18,6 +18,7 @@ from sparse_compiler.ir.op import Op
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Layout, TensorType, Type, evaluate
 from sparse_compiler.ops.linear import Linear
+from sparse_compiler.ops.pack import is_packed
 from sparse_compiler.ops.shape import Relayout
 from sparse_compiler.passes.base import TORCH, Context, Pass
 
@@ -142,16 +143,11 @@ def _stranded(graph: Graph, plan: Plan) -> dict[str, No]:
 
 def _layouts(graph: Graph, plan: Plan, node: Node) -> tuple[Layout | None, ...] | No:
     """What the op asks for; a linear also needs a packed weight."""
-    if node.op.weight_input is not None:
-        weight = graph.types[node.inputs[node.op.weight_input]]
-        if not isinstance(weight, TensorType) or node.inputs[1] not in _packed(graph):
-            return No("not_packed", "the weight has no storage format")
+    weight = node.op.weight_input
+    if weight is not None and not is_packed(graph, node.inputs[weight]):
+        return No("not_packed", "the weight has no storage format")
     types = tuple(plan.types[i] for i in node.inputs)
     return node.op.planar(types, tuple(i in graph.weight_time for i in node.inputs))
-
-
-def _packed(graph: Graph) -> set[str]:
-    return {n.name for n in graph.nodes if n.op.name == "pack"}
 
 
 def _wanted_types(graph: Graph, node: Node, layouts: tuple[Layout | None, ...]) -> tuple[Type, ...]:
@@ -195,10 +191,12 @@ def _regions(graph: Graph, plan: Plan) -> list[list[Node]]:
                 joined.add_edge(node.name, name)
             elif layout is not None:
                 joined.add_edge(node.name, ("relayout", name, layout, plan.stages[node.name]))
-    regions = []
-    for component in nx.connected_components(joined):
-        regions.append([n for n in graph.nodes if n.name in component])
-    return sorted(regions, key=lambda nodes: graph.nodes.index(nodes[0]))
+    position = {node.name: i for i, node in enumerate(graph.nodes)}
+    regions = [
+        sorted(position[name] for name in component if name in position)
+        for component in nx.connected_components(joined)
+    ]
+    return [[graph.nodes[i] for i in region] for region in sorted(regions)]
 
 
 def _unprofitable(graph: Graph, plan: Plan, context: Context) -> dict[str, No]:

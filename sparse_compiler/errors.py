@@ -36,10 +36,6 @@ class InputError(UserError, ValueError):
     """Arguments of a call that do not fit the compiled model: count, dtype, shape, device."""
 
 
-class ArtifactError(UserError):
-    """A saved file or cache entry that is truncated, altered, foreign or too new."""
-
-
 class ToolchainError(UserError):
     """The C++ compiler is missing or refuses our source; or the cache folder cannot be used."""
 

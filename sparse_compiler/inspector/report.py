@@ -11,6 +11,7 @@ from ..ir.expr import functions_of, parse_expr
 from ..ir.graph import Graph, Node
 from ..ir.refusal import No
 from ..ops.linear import Linear
+from ..ops.pack import is_packed
 from ..ops.torch_call import TorchCall
 from ..passes.base import TORCH, Context
 from ..runtime.pipeline import Lowered
@@ -159,7 +160,7 @@ def weight_source(graph: Graph, weight: str) -> str:
     """The value that `pack` and views were applied to, up to the parameter where it is one."""
     while weight in graph.producers:
         node = graph.producers[weight]
-        if not (node.op.view or node.op.name == "pack") or len(node.inputs) != 1:
+        if not (node.op.view or is_packed(graph, weight)) or len(node.inputs) != 1:
             break
         weight = node.inputs[0]
     return weight

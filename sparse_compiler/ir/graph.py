@@ -125,10 +125,6 @@ class Graph:
             raise VerifyError(f"%{name} is no tensor", why=f"its type is {type_}")
         return type_
 
-    def single_use(self, name: str) -> bool:
-        """True where exactly one node reads the value and it leaves the graph nowhere."""
-        return len(self.users[name]) == 1 and name not in self.results
-
     def with_nodes(self, nodes: Iterable[Node], **changes: Any) -> Graph:
         """A new graph with these nodes, or this very graph when nothing differs."""
         new = tuple(nodes)

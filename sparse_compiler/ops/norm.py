@@ -32,6 +32,15 @@ def down_the_planes(
     return (x.layout, *(None for _ in tensors[1:]))
 
 
+def _like_first(op: Op, types: tuple[Type, ...], count: int) -> TensorType:
+    """The type of a norm: its first input's; the others are vectors along the last dimension."""
+    tensors = tensor_inputs(op, types, count, count)
+    for vector in tensors[1:]:
+        if vector.shape != tensors[0].shape[-1:]:
+            raise VerifyError(f"{op.name} of {tensors[0].shape} with {vector.shape}")
+    return TensorType(same_dtype(op.name, tensors), tensors[0].shape, tensors[0].layout)
+
+
 @OPS.register("layer_norm")
 @dataclass(frozen=True)
 class LayerNorm(Op):
@@ -46,12 +55,7 @@ class LayerNorm(Op):
     shift: bool = True
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
-        count = 1 + self.scale + self.shift
-        tensors = tensor_inputs(self, types, count, count)
-        for vector in tensors[1:]:
-            if vector.shape != tensors[0].shape[-1:]:
-                raise VerifyError(f"layer_norm of {tensors[0].shape} with {vector.shape}")
-        return TensorType(same_dtype(self.name, tensors), tensors[0].shape, tensors[0].layout)
+        return _like_first(self, types, 1 + self.scale + self.shift)
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
@@ -74,11 +78,7 @@ class RmsNorm(Op):
     scale: bool = True
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
-        tensors = tensor_inputs(self, types, 1 + self.scale, 1 + self.scale)
-        for vector in tensors[1:]:
-            if vector.shape != tensors[0].shape[-1:]:
-                raise VerifyError(f"rms_norm of {tensors[0].shape} with {vector.shape}")
-        return TensorType(same_dtype(self.name, tensors), tensors[0].shape, tensors[0].layout)
+        return _like_first(self, types, 1 + self.scale)
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]

@@ -6,8 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import VerifyError
+from ..ir.graph import Graph
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.types import TensorType, Type
+
+
+def is_packed(graph: Graph, name: str) -> bool:
+    """True where the value has been given its storage format."""
+    node = graph.producers.get(name)
+    return node is not None and isinstance(node.op, Pack)
 
 
 @OPS.register("pack")
