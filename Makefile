@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test slow lint bench speed wheel-check clean
+.PHONY: help venv demo test slow lint bench bench-engine speed wheel-check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ slow: $(STAMP) ## the complete sets of which `make test` runs a sample: all mode
 
 bench: $(STAMP) ## the short benchmark suite; writes its figures to docs/
 	@$(BIN)/sparse-compiler bench --suite short --write docs
+
+bench-engine: $(STAMP) ## whole models against their peers, hours; run again to go on where it stopped
+	@$(BIN)/sparse-compiler bench --suite engine,engine-batch,engine-one-thread \
+	  --against eager,inductor,inductor-frozen,onnxruntime,openvino,deepsparse \
+	  --json build/bench-engine.json --resume --write docs --check benchmarks/engine.toml
 
 speed: $(STAMP) ## the tests of the speed-up over dense; leave the machine alone meanwhile
 	@$(BIN)/python -m pytest -q -m speed tests/speed

@@ -1,86 +1,201 @@
-"""Where values lie, and where threads wait: rows of one arena, first fit by liveness.
+"""Where threads wait, how they share a segment, and where its buffers lie.
 
-All values of a segment have the same columns in a chunk, so the plan is in rows and holds for every
-size of chunk.
+Threads share the samples of a segment in one of two ways: *alone*, each runs all of it on samples
+of its own and never waits, or *together*, they share every call of one chunk. Together they may
+hold tokens of one sample each in the spaces that allow it (*split*) and meet around attention only:
+a thread's activations then never leave its cache. (MiniLM, 90 % zeros, 128 tokens, two threads on
+Zen 5: every call shared 2.4 ms, split 1.7.)
+
+Waits follow from the flow of data. Memory is given out when shapes are bound, first fit by
+liveness, and given back only where a wait stands between the old use and the new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sparse_compiler.codegen.program import (
-    AttentionCall,
-    Call,
-    LinearCall,
-    Load,
-    NormCall,
-    Planes,
-    PointwiseCall,
-    SoftmaxCall,
-    Store,
-)
+from sparse_compiler.codegen.lowering.places import Place, keeps_to_columns
+from sparse_compiler.codegen.operands import Elements, Planes
+from sparse_compiler.codegen.program import Buffer, Call, Segment
+
+CHUNK_COLUMNS = 256  # what a chunk aims at: uses each weight often enough
+ALONE_COLUMNS = 128  # fewer would read the weights too often
+SPLIT_COLUMNS = 32  # fewer leave vectors half empty
+LINE = 16  # floats of a cache line
+EVEN = 0.9  # share of the threads that must be busy for them to work alone
 
 
-@dataclass
-class RowAllocator:
-    """Hands out runs of rows; `rows` is the high-water mark."""
-
-    rows: int = 0
-    _used: list[Planes] = field(default_factory=list)
-
-    def take(self, rows: int) -> Planes:
-        """The lowest free run of `rows` rows."""
-        first = 0
-        for other in sorted(self._used, key=lambda p: p.first):
-            if other.first - first >= rows:
-                break
-            first = max(first, other.first + other.rows)
-        planes = Planes(first, rows)
-        self._used.append(planes)
-        self.rows = max(self.rows, first + rows)
-        return planes
-
-    def free(self, planes: Planes) -> None:
-        """Gives a run back."""
-        self._used.remove(planes)
+def buffer_of(place: Place) -> int | None:
+    """The buffer that a place lies in; None for tensors of torch's."""
+    if isinstance(place, Elements):
+        return place.index if place.kind == "buffer" else None
+    return place.buffer
 
 
-def overlaps(a: Planes, b: Planes) -> bool:
-    """True where two runs share a row."""
-    return a.first < b.first + b.rows and b.first < a.first + a.rows
+@dataclass(frozen=True)
+class _Use:
+    """A call's use of a place; own: the space in which it keeps to columns of its own."""
+
+    place: Place
+    mode: str
+    own: int | None
+    label: str
 
 
-def accesses(call: Call) -> tuple[list[Planes], list[Planes]]:
-    """(rows read, rows written) of a call."""
-    match call:
-        case Load():
-            return [], [call.to]
-        case Store():
-            return [call.planes], []
-        case AttentionCall():
-            return [call.q, call.k, call.v], [call.to]
-        case LinearCall() | NormCall():
-            return [call.x, *(o for o in call.operands if isinstance(o, Planes))], [call.to]
-        case SoftmaxCall():
-            return [call.x], [call.to]
-        case PointwiseCall():
-            return [o for o in call.operands if isinstance(o, Planes)], [call.to]
+def waits_of(calls: Sequence[Call]) -> dict[int, int | str]:
+    """Per call that needs it: "all", or the space whose threads need not wait when they split.
 
-
-def sync_points(calls: Sequence[Call]) -> frozenset[int]:
-    """Calls that touch rows which another thread may still read or write since the last wait."""
-    points: set[int] = set()
-    reads: list[Planes] = []
-    writes: list[Planes] = []
+    A wait is needed where a call touches what another thread may still read or write. Threads that
+    split, and keep to columns of their own as those before did, need none.
+    """
+    waits: dict[int, int | str] = {}
+    split: list[_Use] = []  # since the last wait that threads observe in either way of sharing
+    joint: list[_Use] = []  # since the last wait of threads that do not split
     for i, call in enumerate(calls):
-        now_reads, now_writes = accesses(call)
-        hazard = any(overlaps(a, b) for a in now_reads + now_writes for b in writes) or any(
-            overlaps(a, b) for a in now_writes for b in reads
-        )
-        if hazard or (isinstance(call, AttentionCall) and call.mask is not None and not points):
-            points.add(i)
-            reads, writes = [], []
-        reads += now_reads
-        writes += now_writes
-    return frozenset(points)
+        now = [
+            _Use(p, m, call.tokens if keeps_to_columns(call, p, m) else None, call.label)
+            for p, m in call.places
+            if buffer_of(p) is not None
+        ]
+        if any(_conflict(a, b) and (a.own is None or a.own != b.own) for a in split for b in now):
+            waits[i] = "all"
+            split, joint = [], []
+        elif any(_conflict(a, b) for a in joint for b in now):
+            waits[i] = "all" if call.tokens is None else call.tokens
+            joint = []
+            if call.tokens is None:
+                split = []
+        split += now
+        joint += now
+    return waits
+
+
+def _conflict(a: _Use, b: _Use) -> bool:
+    """True where two uses of the same memory must not happen at the same time."""
+    if "write" not in (a.mode, b.mode) or buffer_of(a.place) != buffer_of(b.place):
+        return False
+    if a.mode == b.mode and a.label == b.label:
+        return False  # pieces of one concatenation
+    if isinstance(a.place, Planes) and isinstance(b.place, Planes):
+        bounds = (a.place.first, a.place.rows, b.place.first, b.place.rows)
+        if all(isinstance(n, int) for n in bounds):
+            first, rows, other, others = map(int, bounds)
+            return first < other + others and other < first + rows
+    return True
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How threads share a segment at given sizes.
+
+    samples, per: in all and in a chunk. alone: each thread runs chunks of its own. ld, columns: per
+    space, the floats between planes, and the columns of one sample. part: per space the columns
+    that each thread holds, 0 where they do not split.
+    """
+
+    samples: int
+    per: int
+    alone: bool
+    threads: int
+    columns: tuple[int, ...]
+    part: tuple[int, ...]
+    ld: tuple[int, ...]
+
+
+def share(segment: Segment, samples: int, columns: Sequence[int], threads: int) -> Sharing:
+    """Decides how `threads` threads share `samples` samples of these columns per space."""
+    unit = max((c for c, s in zip(columns, segment.spaces, strict=True) if s.tokens), default=0)
+    unit = unit or max(columns, default=1) or 1
+    most = 1 if segment.single else max(1, CHUNK_COLUMNS // unit)
+    count = -(-samples // most)
+    busy = samples * unit >= threads * ALONE_COLUMNS
+    if count < threads <= samples and busy:
+        count = threads
+    if count > threads:
+        count = -(-count // threads) * threads
+    per = -(-samples // count) if count < samples else 1
+    if segment.single:
+        per = 1
+    if unit == 1:
+        per = min(_lines(per), _lines(samples))
+    turns = -(-(-(-samples // per)) // threads)
+    alone = threads > 1 and samples >= turns * threads * per * EVEN
+    parts = []
+    for size, space in zip(columns, segment.spaces, strict=True):
+        part = _lines(-(-size // threads))
+        splits = threads > 1 and not alone and space.tokens and part >= SPLIT_COLUMNS
+        parts.append(part if splits and part * (threads - 1) < size else 0)
+    if any(parts):
+        per = 1
+    ld = [
+        (_lines(part or per * size) // LINE | 1) * LINE
+        for part, size in zip(parts, columns, strict=True)
+    ]
+    return Sharing(samples, per, alone, threads, tuple(columns), tuple(parts), tuple(ld))
+
+
+def _lines(floats: int) -> int:
+    """Floats of whole cache lines."""
+    return -(-floats // LINE) * LINE
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Places of buffers in floats. local: those of which each thread has its own."""
+
+    offsets: tuple[int, ...]
+    local: tuple[bool, ...]
+    local_floats: int
+    shared_floats: int
+
+
+def arrange(segment: Segment, sharing: Sharing, floats: Sequence[int]) -> Arena:
+    """Gives each buffer, of that many floats, a place: first fit by liveness."""
+    local = [_is_local(b, sharing) for b in segment.buffers]
+    every = sorted(segment.waits)
+    always = [i for i in every if segment.waits[i] == "all"]
+    ends = []
+    for buffer, mine in zip(segment.buffers, local, strict=True):
+        if sharing.alone or (buffer.space is not None and mine and not buffer.foreign):
+            ends.append(buffer.last + 1)
+        else:
+            split = any(sharing.part)
+            ends.append(_next(always if split else every, buffer.last, len(segment.calls)))
+    offsets = [0] * len(floats)
+    totals = {True: 0, False: 0}
+    order = sorted(range(len(floats)), key=lambda i: segment.buffers[i].first)
+    for side in (True, False):
+        placed: list[int] = []
+        for i in (j for j in order if local[j] is side):
+            buffer = segment.buffers[i]
+            lasting = buffer.shared
+            alive = [
+                j for j in placed if lasting or segment.buffers[j].shared or ends[j] > buffer.first
+            ]
+            offsets[i] = _first_fit(alive, offsets, floats, floats[i])
+            totals[side] = max(totals[side], offsets[i] + _lines(floats[i]))
+            placed.append(i)
+    return Arena(tuple(offsets), tuple(local), totals[True], totals[False])
+
+
+def _is_local(buffer: Buffer, sharing: Sharing) -> bool:
+    if buffer.shared:
+        return False
+    return sharing.alone or (buffer.space is not None and sharing.part[buffer.space] > 0)
+
+
+def _next(waits: Sequence[int], after: int, end: int) -> int:
+    """The first call with a wait before it that comes after call `after`."""
+    return next((i for i in waits if i > after), end)
+
+
+def _first_fit(
+    alive: Sequence[int], offsets: Sequence[int], floats: Sequence[int], size: int
+) -> int:
+    place = 0
+    for j in sorted(alive, key=lambda j: offsets[j]):
+        if offsets[j] - place >= _lines(size):
+            break
+        place = max(place, offsets[j] + _lines(floats[j]))
+    return place

@@ -1,238 +1,189 @@
-"""The Program: kernel calls on buffers of planes, still target-neutral, printed as text.
+"""The Program: kernel calls on buffers, still target-neutral, printed as text.
 
-A segment runs in one native call, over chunks of whole samples. Inside a chunk every value is rows
-of `ld` floats in one arena, so a place is a row number; sizes depend on the chunk alone.
+A segment is one native function. It runs over chunks of whole samples; a buffer is rows of planes
+in one of the segment's spaces, or row-major elements. Sizes are expressions over the graph's
+symbols and over the `ld` of the spaces: numbers once shapes are bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from sparse_compiler.codegen.operands import (
+    Arg,
+    Elements,
+    Planes,
+    Weight,
+    Written,
+    places_in,
+    print_arg,
+)
 from sparse_compiler.ir.attrs import print_dim
-from sparse_compiler.ir.expr import Expr
 from sparse_compiler.ir.graph import Node, Range
 from sparse_compiler.ir.text import print_node, print_type
 from sparse_compiler.ir.types import Dim, TensorType
 
 
 @dataclass(frozen=True)
-class Planes:
-    """Rows first .. first + rows - 1 of the arena, each the columns of one chunk."""
+class Space:
+    """The columns that planes have: `columns` for each sample.
 
-    first: int
-    rows: int
-
-    def __str__(self) -> str:
-        return f"rows[{self.first}:{self.first + self.rows}]"
-
-
-@dataclass(frozen=True)
-class Vector:
-    """A weight-time tensor read by row number, or a single number where `single`."""
-
-    weight: int
-    single: bool = False
-
-    def __str__(self) -> str:
-        return f"weight[{self.weight}]{'' if self.single else '[row]'}"
-
-
-Operand = Planes | Vector
-
-
-@dataclass(frozen=True)
-class Load:
-    """Rows of segment input number `source` -> planes, `columns` samples at a time."""
-
-    source: int
-    to: Planes
-    label: str
-
-    def __str__(self) -> str:
-        return f"{self.to} = load in[{self.source}]"
-
-
-@dataclass(frozen=True)
-class Store:
-    """Planes -> rows of segment output number `target`."""
-
-    planes: Planes
-    target: int
-    label: str
-
-    def __str__(self) -> str:
-        return f"out[{self.target}] = store {self.planes}"
-
-
-@dataclass(frozen=True)
-class LinearCall:
-    """to = epilogue(weight x), the expression's x0; operands are its x1, x2, ..."""
-
-    format: str
-    weight: int
-    x: Planes
-    to: Planes
-    expr: Expr
-    operands: tuple[Operand, ...]
-    label: str
-
-    def __str__(self) -> str:
-        reads = "".join(f", x{i} = {o}" for i, o in enumerate(self.operands, 1))
-        return f"{self.to} = linear_{self.format} weight[{self.weight}] {self.x} {self.expr}{reads}"
-
-
-@dataclass(frozen=True)
-class PointwiseCall:
-    """to = expr(operands), element by element."""
-
-    to: Planes
-    expr: Expr
-    operands: tuple[Operand, ...]
-    label: str
-
-    def __str__(self) -> str:
-        reads = "".join(f", x{i} = {o}" for i, o in enumerate(self.operands))
-        return f"{self.to} = pointwise {self.expr}{reads}"
-
-
-@dataclass(frozen=True)
-class NormCall:
-    """to = expr(normalised x) down the rows of every column; kernel: layer_norm or rms_norm."""
-
-    kernel: str
-    x: Planes
-    to: Planes
-    eps: float
-    expr: Expr
-    operands: tuple[Operand, ...]
-    label: str
-
-    def __str__(self) -> str:
-        reads = "".join(f", x{i} = {o}" for i, o in enumerate(self.operands, 1))
-        return f"{self.to} = {self.kernel}[eps={self.eps!r}] {self.x} {self.expr}{reads}"
-
-
-@dataclass(frozen=True)
-class SoftmaxCall:
-    """to = softmax of x down the rows of every column, or its logarithm."""
-
-    x: Planes
-    to: Planes
-    log: bool
-    label: str
-
-    def __str__(self) -> str:
-        return f"{self.to} = {'log_' * self.log}softmax {self.x}"
-
-
-@dataclass(frozen=True)
-class MaskInput:
-    """An attention mask as it arrives: which dimensions are broadcast, and its dtype.
-
-    full: for (sample, head, query), whether the dimension has its size or is 1; heads: its size.
+    tokens: every call on these planes keeps to columns of its own, attention's keys apart, so
+    threads may hold columns of one sample each.
     """
 
-    source: int
-    dtype: str
-    heads: int
-    full: tuple[bool, bool, bool]
+    columns: Dim
+    tokens: bool
 
 
 @dataclass(frozen=True)
-class AttentionCall:
-    """to = softmax(scale q k^T + mask) v for every sample and head. sq, sk: tokens of a sample."""
+class Buffer:
+    """Memory of the arena, in use from call `first` to call `last`.
 
-    q: Planes
-    k: Planes
-    v: Planes
-    to: Planes
-    heads: int
-    group: int
-    head_size: int
-    value_size: int
-    sq: Dim
-    sk: Dim
-    scale: float
-    causal: bool
-    mask: int | None
+    space: of planes, with `size` rows; None: row-major, `size` elements of `dtype`, for each sample
+    unless `shared` by all of them. foreign: threads read columns of one another.
+    """
+
+    size: Dim
+    space: int | None
+    dtype: str = "f32"
+    shared: bool = False
+    foreign: bool = False
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """kernel(team, args...). header: where the target finds the kernel.
+
+    label: the graph value it computes. tokens: the space of whose columns a thread touches only its
+    own, or None. once: before the chunks, for values that all samples share. flops, bytes: per
+    sample, for profiles.
+    """
+
+    kernel: str
+    header: str
+    args: tuple[Arg, ...]
     label: str
+    tokens: int | None = None
+    once: bool = False
+    flops: Dim = 0
 
     def __str__(self) -> str:
-        mask = "" if self.mask is None else f" mask[{self.mask}]"
-        return (
-            f"{self.to} = attention[heads={self.heads}, group={self.group}, scale={self.scale!r}"
-            f"{', causal' if self.causal else ''}] {self.q} {self.k} {self.v}{mask}"
-        )
+        text = f"{self.kernel}({', '.join(map(print_arg, self.args))})"
+        return f"once {text}" if self.once else text
+
+    @property
+    def weight(self) -> int | None:
+        """The packed weight, where the call has one."""
+        return next((arg.index for arg in self.args if isinstance(arg, Weight)), None)
+
+    @property
+    def space(self) -> int | None:
+        """The space of the planes that the call writes first."""
+        return next((arg.planes.space for arg in self.args if isinstance(arg, Written)), None)
+
+    @property
+    def places(self) -> Iterator[tuple[Planes | Elements, str]]:
+        """Buffers touched, each with "read", "write" or "foreign"."""
+        for arg in self.args:
+            yield from places_in(arg)
 
 
-Call = Load | Store | LinearCall | PointwiseCall | NormCall | SoftmaxCall | AttentionCall
+@dataclass(frozen=True)
+class WeightEntry:
+    """A constant of a segment, by graph value.
+
+    kind: "packed" (in its storage format), "raw" (row-major), "mask" (an attention mask made
+    additive, keys outside), or "planes" in the layout of `type`. groups, taps: of a packed
+    convolution; no taps for a linear. per_shape: depends on the bound sizes too. carried: holds a
+    part for each sample.
+    """
+
+    name: str
+    type: TensorType
+    kind: str
+    groups: int = 1
+    taps: int = 0
+    per_shape: bool = False
+    carried: bool = False
 
 
 @dataclass(frozen=True)
 class Segment:
     """One native function.
 
-    inputs, outputs: plain row-major values of the graph by name; weights: weight-time values;
-    samples x unit: the columns, in pieces that must stay together; rows: arena rows needed.
-    sync: indices of calls before which all threads wait. nodes: graph values computed inside.
+    inputs, outputs: row-major tensors of the graph by name, and whether their first dimension
+    counts samples; weights: constants; samples: how many independent samples. waits: per call
+    that needs it, "all" where all threads meet before it, or the space whose threads meet unless
+    they hold columns each. nodes: graph values computed inside. checked: those whose kernels may
+    find an index out of range.
     """
 
     name: str
     inputs: tuple[tuple[str, TensorType], ...]
     outputs: tuple[tuple[str, TensorType], ...]
-    weights: tuple[tuple[str, TensorType], ...]
+    carried: tuple[frozenset[str], ...]
+    weights: tuple[WeightEntry, ...]
+    spaces: tuple[Space, ...]
+    buffers: tuple[Buffer, ...]
     calls: tuple[Call, ...]
-    masks: tuple[MaskInput, ...]
     samples: Dim
-    unit: Dim
-    rows: int
-    sync: frozenset[int]
+    waits: Mapping[int, int | str]
     nodes: tuple[str, ...]
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Names of the symbols that the function is given, in order."""
-        types = [t for _, t in (*self.inputs, *self.outputs)]
-        dims = [d for t in types for d in t.shape] + [self.samples, self.unit]
-        return tuple(
-            sorted({s.name for d in dims if not isinstance(d, int) for s in d.free_symbols})
-        )
+    checked: tuple[str, ...] = ()
+    single: bool = False
+    """Chunks must be of one sample: something is read once for a whole sample."""
 
     def __str__(self) -> str:
         lines = [f"segment {self.name}"]
         lines += [f"  in[{i}] %{n}: {print_type(t)}" for i, (n, t) in enumerate(self.inputs)]
         lines += [f"  out[{i}] %{n}: {print_type(t)}" for i, (n, t) in enumerate(self.outputs)]
-        lines += [f"  weight[{i}] %{n}: {print_type(t)}" for i, (n, t) in enumerate(self.weights)]
         lines += [
-            f"  mask[{i}] in[{m.source}] {m.dtype} full={m.full}" for i, m in enumerate(self.masks)
+            f"  weight[{i}] %{w.name}: {print_type(w.type)} {w.kind}"
+            for i, w in enumerate(self.weights)
         ]
-        lines.append(
-            f"  for chunks of {print_dim(self.samples)} samples x {print_dim(self.unit)} columns, "
-            f"{self.rows} rows:"
-        )
+        lines += [
+            f"  space {i}: {print_dim(s.columns)} columns{', split' * s.tokens}"
+            for i, s in enumerate(self.spaces)
+        ]
+        lines += [f"  b{i}: {_buffer_text(b)}" for i, b in enumerate(self.buffers)]
+        lines.append(f"  for chunks of {print_dim(self.samples)} samples:")
         for i, call in enumerate(self.calls):
-            wait = "sync; " if i in self.sync else ""
-            lines.append(f"    {wait}{call}   # {call.label}")
+            wait = self.waits.get(i)
+            meet = "" if wait is None else "sync; " if wait == "all" else f"sync n{wait}; "
+            lines.append(f"    {meet}{call}   # {call.label}")
         return "\n".join(lines)
+
+
+def _buffer_text(buffer: Buffer) -> str:
+    size = print_dim(buffer.size)
+    kind = f"{size} elements of {buffer.dtype}"
+    if buffer.space is not None:
+        kind = f"{size} rows of n{buffer.space}"
+    return f"{kind}{', shared' * buffer.shared}, calls {buffer.first} to {buffer.last}"
 
 
 @dataclass(frozen=True)
 class TorchStep:
-    """A node run by its reference in torch. free: values that nobody reads afterwards."""
+    """A node run by its reference in torch."""
 
     node: Node
 
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in execution order, between the values of the graph that stay row-major.
+    """Steps in execution order, between the values of the graph that live in torch tensors.
 
-    setup: weight-time nodes, run when weights change. outputs, updates, symbols: as the graph's.
+    setup: weight-time nodes, run when weights change; bind: those that depend on sizes too, run
+    once per set of sizes. outputs, updates, symbols: as the graph's.
     """
 
     inputs: tuple[tuple[str, TensorType], ...]
     setup: tuple[Node, ...]
+    bind: tuple[Node, ...]
     steps: tuple[Segment | TorchStep, ...]
     outputs: tuple[str, ...]
     updates: tuple[tuple[str, str], ...]
@@ -245,6 +196,7 @@ class Program:
 
     def __str__(self) -> str:
         lines = [f"setup {print_node(node)}" for node in self.setup]
+        lines += [f"bind {print_node(node)}" for node in self.bind]
         for step in self.steps:
             lines.append(
                 f"torch {print_node(step.node)}" if isinstance(step, TorchStep) else str(step)

@@ -23,14 +23,30 @@ from sparse_compiler.passes.choose_formats import ChooseFormats
 from sparse_compiler.passes.choose_layouts import ChooseLayouts
 from sparse_compiler.passes.compare import Sample, Trace, difference, trace
 from sparse_compiler.passes.eliminate_dead_nodes import EliminateDeadNodes
+from sparse_compiler.passes.fold_batch_norm import FoldBatchNorm
 from sparse_compiler.passes.fuse_pointwise import FusePointwise
 from sparse_compiler.passes.merge_duplicates import MergeDuplicates
+from sparse_compiler.passes.merge_parallel_linears import MergeParallelLinears
+from sparse_compiler.passes.recognize_activations import RecognizeActivations
+from sparse_compiler.passes.recognize_attention import RecognizeAttention
+from sparse_compiler.passes.recognize_layer_norm import RecognizeLayerNorm
 from sparse_compiler.passes.recognize_rms_norm import RecognizeRmsNorm
+from sparse_compiler.passes.recognize_rotary import RecognizeRotary
+from sparse_compiler.passes.simplify_indexing import SimplifyIndexing
+from sparse_compiler.passes.simplify_views import SimplifyViews
 
 PASSES: tuple[Pass, ...] = (
     RecognizeRmsNorm(),
+    RecognizeLayerNorm(),
+    RecognizeActivations(),
+    RecognizeRotary(),
+    RecognizeAttention(),
     EliminateDeadNodes(),
     MergeDuplicates(),
+    SimplifyIndexing(),
+    SimplifyViews(),
+    FoldBatchNorm(),
+    MergeParallelLinears(),
     FusePointwise(),
     ChooseFormats(),
     ChooseLayouts(),

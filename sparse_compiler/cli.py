@@ -36,7 +36,11 @@ def bench(
         typer.Argument(metavar="MODEL...", help="minilm, bert, resnet50, ... or linear-3072x768."),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="A named list of cases: short, layers, models, decode, structured.")
+        str,
+        typer.Option(
+            help="Named lists of cases: short, layers, models, engine, engine-batch, "
+            "engine-one-thread, zoo, decode, structured."
+        ),
     ] = "",
     sparsity: Annotated[
         str, typer.Option(help="Shares of zeros, as 0,0.9; by default 0 to 0.95.")
@@ -62,6 +66,9 @@ def bench(
     overhead: Annotated[bool, typer.Option(help="Measure the overhead of a call.")] = True,
     roofline: Annotated[bool, typer.Option(help="Measure the machine's roofs.")] = True,
     json: Annotated[Path | None, typer.Option(help="Write all figures and samples here.")] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Keep the cases that the file of --json holds already.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Folder for figures, PNG and SVG.")] = None,
     write: Annotated[
         Path | None, typer.Option(help="Folder in which benchmarks.md is rewritten.")
@@ -96,6 +103,7 @@ def bench(
         overhead=overhead,
         roofline=roofline,
         json=json,
+        resume=resume,
         plot=plot,
         write=write,
         check=check,

@@ -1,5 +1,6 @@
 """Shared by all tests: one folder of compiled kernels for a whole session, and --update-golden."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The session's cache folder: equal kernels of different tests compile once."""
+    """The session's cache folder: equal kernels of different tests compile once.
+
+    Workers of pytest-xdist share it: each has a folder of its own below the session's.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = tmp_path_factory.getbasetemp().parent / "kernels"
+        shared.mkdir(exist_ok=True)
+        return shared
     return tmp_path_factory.mktemp("kernels")
 
 

@@ -23,13 +23,18 @@ struct Attention {
   bool causal;  // query i sees keys 0 .. i, whatever sq and sk
   // Additive mask or null: element (b, h, key, query) at b mask_b + h mask_h + key mask_k +
   // query mask_q; strides in floats, 0 broadcasts, mask_q is 0 or 1. With 1 a row is read in whole
-  // vectors from query 0 on. A query that sees no key gets zeros, as torch's attention gives.
+  // vectors from query 0 on.
   const float* mask;
   int64_t mask_b, mask_h, mask_k, mask_q;
   // Where threads hold tokens of one sample each: these queries are query0, query0 + 1, ... of it,
   // and key j is column j % part of the planes that lie j / part * part_stride floats after k and v.
   // part = 0: all keys lie in one piece.
   int64_t query0 = 0, part = 0, part_stride = 0;
+  // Masks of samples that repeat, as those of shifted windows do: sample b has the mask of
+  // b % mask_period. 0: each has its own, by mask_b.
+  int64_t mask_period = 0;
+  // What a query that sees no key gets: zeros, as torch's attention gives, or NaN, as a softmax.
+  float unseeing = 0;
 };
 
 // kAttentionRows x kAttentionPanel accumulators, kAttentionPanel operands and a broadcast fit.
@@ -176,7 +181,8 @@ struct AttentionGroup {
   template <int N>
   void mask_scores(int64_t vector, int64_t key, int64_t keys, V (&block_top)[N]) const {
     const int64_t query = first_query + vector * W;
-    const float* m = a.mask + b * a.mask_b + h * a.mask_h + key * a.mask_k + query * a.mask_q;
+    const int64_t of = a.mask_period ? b % a.mask_period : b;
+    const float* m = a.mask + of * a.mask_b + h * a.mask_h + key * a.mask_k + query * a.mask_q;
     VI lane;
     for (int i = 0; i < W; i++) lane[i] = i;
     for (int j = 0; j < N; j++) block_top[j] = splat(-kInfinity);
@@ -256,7 +262,7 @@ struct AttentionGroup {
     V inverse[N];
     for (int j = 0; j < N; j++) {
       const V s = load(sum + (vector + j) * W), t = load(top + (vector + j) * W);
-      inverse[j] = select((t == splat(-kInfinity)) & (s == s), V{}, splat(1.f) / s);
+      inverse[j] = select((t == splat(-kInfinity)) & (s == s), splat(a.unseeing), splat(1.f) / s);
     }
     const float* from = o + vector * W * a.dv;
     float* to = a.o + h * a.o_head * a.ldo + b * a.sq + first_query + vector * W;

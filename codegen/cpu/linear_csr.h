@@ -111,24 +111,19 @@ SC_INLINE CsrKernel<Epilogue> csr_kernel(int64_t vectors) {
   return csr_block<NB, Epilogue>;
 }
 
-// Every thread of the team calls it; each returns when its own share is done.
-// x: [K] rows ldx floats apart; y: [M] rows ldy apart; columns 0..n-1, whole vectors touched.
-// epilogue(V sum, int64_t row, int64_t col) -> V, once per output vector.
-template <class Epilogue>
-void linear_csr(Team& team, const void* packed_weight, const float* x, int64_t ldx, float* y,
-                int64_t ldy, int64_t n, float* scratch, const Epilogue& epilogue) {
-  const auto* h = static_cast<const PackedHeader*>(packed_weight);
-  const int64_t blocks = h->blocks(), tiles = h->tiles();
-  const auto* segment = section<int64_t>(h, h->segment_at);
-  const auto* row = section<RowEntry>(h, h->row_at);
-  const auto* index = section<uint16_t>(h, h->index_at);
-  const auto* value = section<float>(h, h->value_at);
-  const Share share = divide(team, h, vectors(n));
-
-  for_each_tile(h, share, x, ldx, scratch, kCsrPanel,
-                [&](int64_t t, int64_t rows, const Panels& panels, int64_t p0, int64_t p1) {
+// One thread's share. Rows of y and of the epilogue count through all groups.
+template <class Source, class Epilogue>
+SC_INLINE void apply_csr(const PackedHeader* h, const Share& share, const Source& source, float* y,
+                         int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  for_each_tile(h, share, source, scratch, kCsrPanel, false,
+                [&](const PackedHeader* own, int64_t g, int64_t t, int64_t rows,
+                    const Panels& panels, int64_t p0, int64_t p1) {
+    const auto* row = section<RowEntry>(own, own->row_at) + t * own->rows;
+    const auto* index = section<uint16_t>(own, own->index_at);
+    const auto* value = section<float>(own, own->value_at);
+    const int64_t* start = section<int64_t>(own, own->segment_at) + t * own->blocks();
+    const bool last = t == own->tiles() - 1;
     for (int64_t b0 = share.block0, b1; b0 < share.block1; b0 = b1) {
-      const int64_t* start = segment + t * blocks;
       for (b1 = b0 + 1; b1 < share.block1; b1++)
         if ((start[b1 + 1] - start[b0]) * 6 > kCsrGroupBytes) break;
       for (int64_t p = p0; p < p1; p++) {
@@ -136,14 +131,24 @@ void linear_csr(Team& team, const void* packed_weight, const float* x, int64_t l
         const auto kernel = csr_kernel<Epilogue>(panels.start(p + 1) - v);
         const float* panel = scratch + (v - panels.start(p0)) * rows * W;
         for (int64_t b = b0; b < b1; b++) {
-          const int64_t row0 = b * h->row_block;
-          const CsrSegment s{row + t * h->rows + row0, min64(h->row_block, h->rows - row0),
+          const int64_t row0 = b * own->row_block;
+          const CsrSegment s{row + row0, min64(own->row_block, own->rows - row0),
                              index + start[b], value + start[b]};
-          kernel(s, panel, y, ldy, row0, v * W, t == 0, t == tiles - 1, epilogue);
+          kernel(s, panel, y, ldy, g * own->rows + row0, v * W, t == 0, last, epilogue);
         }
       }
     }
   });
+}
+
+// Every thread of the team calls it; each returns when its own share is done.
+// x: [K] rows ldx floats apart; y: [M] rows ldy apart; columns 0..n-1, whole vectors touched.
+// epilogue(V sum, int64_t row, int64_t col) -> V, once per output vector.
+template <class Epilogue>
+void linear_csr(Team& team, const void* packed_weight, const float* x, int64_t ldx, float* y,
+                int64_t ldy, int64_t n, float* scratch, const Epilogue& epilogue) {
+  const auto* h = static_cast<const PackedHeader*>(packed_weight);
+  apply_csr(h, divide(team, h, vectors(n)), PlainRows{x, ldx}, y, ldy, scratch, epilogue);
 }
 
 }  // namespace sc

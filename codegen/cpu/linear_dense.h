@@ -7,26 +7,31 @@
 namespace sc {
 
 constexpr int kDenseRows = dense_rows(W);  // the blob's row_block
+constexpr int kFewRows = 4;  // a smaller tile for what is left over
 constexpr int kDensePanel = W == 4 ? 3 : 2;  // widest instance, in vectors
+
+// Columns of the last vector up to which lanes along the rows of a block are less work.
+constexpr int kRowVectors = (kDenseRows + W - 1) / W;
+constexpr int kDenseTail = kDenseRows / (2 * kRowVectors) < 4 ? kDenseRows / (2 * kRowVectors) : 4;
 
 struct DenseOutput {
   float* y;
-  int64_t ldy, row, rows, col;  // rows <= kDenseRows of them exist
+  int64_t ldy, row, rows, col;  // rows of them exist, at most R
   bool first, last;
 };
 
-template <int NB, class Epilogue>
+// R of the block's rows, from w on.
+template <int NB, int R, class Epilogue>
 __attribute__((noinline)) void dense_block(const float* w, int64_t depth, const float* x,
                                            const DenseOutput& o, const Epilogue& epilogue) {
-  constexpr int R = kDenseRows;
   V acc[R][NB];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) acc[r][j] = V{};
 
-  for (int64_t k = 0; k < depth; k++, w += R, x += NB * W) {
-    __builtin_prefetch(w + depth * R);  // the next block: 14 % where weights come from memory
+  for (int64_t k = 0; k < depth; k++, w += kDenseRows, x += NB * W) {
+    __builtin_prefetch(w + depth * kDenseRows);  // the next block: 14 % where it is in memory
     V in[NB];
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) in[j] = load(x + j * W);
@@ -53,15 +58,105 @@ __attribute__((noinline)) void dense_block(const float* w, int64_t depth, const 
   }
 }
 
+// sums[row][c]: the first C columns of a panel of one vector.
+template <int C>
+__attribute__((noinline)) void dense_tail(const float* w, int64_t depth, const float* x,
+                                          float (*sums)[W]) {
+  constexpr int chains = 4;
+  V acc[chains][C][kRowVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < chains * C * kRowVectors; i++) (&acc[0][0][0])[i] = V{};
+  int64_t k = 0;
+  const auto step = [&](V (&own)[C][kRowVectors]) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowVectors; r++) {
+      const V rows = load(w + k * kDenseRows + r * W);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) own[c][r] += rows * splat(x[k * W + c]);
+    }
+    k++;
+  };
+  while (k + chains <= depth) step(acc[0]), step(acc[1]), step(acc[2]), step(acc[3]);
+  while (k < depth) step(acc[0]);
+  for (int c = 0; c < C; c++)
+    for (int r = 0; r < kDenseRows; r++)
+      sums[r][c] = acc[0][c][r / W][r % W] + acc[1][c][r / W][r % W] + acc[2][c][r / W][r % W] +
+                   acc[3][c][r / W][r % W];
+}
+
+template <int C = 1>
+SC_INLINE void dense_tail_of(int64_t columns, const float* w, int64_t depth, const float* x,
+                             float (*sums)[W]) {
+  if constexpr (C < kDenseTail)
+    if (columns != C) return dense_tail_of<C + 1>(columns, w, depth, x, sums);
+  dense_tail<C>(w, depth, x, sums);
+}
+
+// One block times the last vector, of which only the first `columns` lanes mean anything.
+template <class Epilogue>
+SC_INLINE void dense_last(int64_t columns, const float* w, int64_t depth, const float* x,
+                          const DenseOutput& o, const Epilogue& epilogue) {
+  float sums[kDenseRows][W] = {};
+  dense_tail_of(columns, w, depth, x, sums);
+  for (int64_t r = 0; r < o.rows; r++) {
+    float* out = o.y + (o.row + r) * o.ldy + o.col;
+    V sum = load(sums[r]);
+    if (!o.first) sum += load(out);
+    store(out, o.last ? epilogue(sum, o.row + r, o.col) : sum);
+  }
+}
+
 template <class Epilogue>
 using DenseKernel = void (*)(const float*, int64_t, const float*, const DenseOutput&,
                              const Epilogue&);
 
-template <class Epilogue, int NB = 1>
+template <class Epilogue, int R, int NB = 1>
 SC_INLINE DenseKernel<Epilogue> dense_kernel(int64_t vectors) {
   if constexpr (NB < kDensePanel)
-    if (vectors != NB) return dense_kernel<Epilogue, NB + 1>(vectors);
-  return dense_block<NB, Epilogue>;
+    if (vectors != NB) return dense_kernel<Epilogue, R, NB + 1>(vectors);
+  return dense_block<NB, R, Epilogue>;
+}
+
+// One block times one panel; the last block's missing rows are not worth their multiply-adds.
+template <class Epilogue>
+SC_INLINE void dense_rows_of_block(int64_t vectors, const float* w, int64_t depth, const float* x,
+                                   DenseOutput out, const Epilogue& epilogue) {
+  const int64_t rows = out.rows;
+  if ((rows + kFewRows - 1) / kFewRows * kFewRows >= kDenseRows)
+    return dense_kernel<Epilogue, kDenseRows>(vectors)(w, depth, x, out, epilogue);
+  const auto kernel = dense_kernel<Epilogue, kFewRows>(vectors);
+  for (int64_t r = 0; r < rows; r += kFewRows, out.row += kFewRows) {
+    out.rows = min64(kFewRows, rows - r);
+    kernel(w + r, depth, x, out, epilogue);
+  }
+}
+
+// One thread's share. Rows of y and of the epilogue count through all groups.
+template <class Source, class Epilogue>
+SC_INLINE void apply_dense(const PackedHeader* h, const Share& share, const Source& source,
+                           float* y, int64_t ldy, int64_t n, float* scratch,
+                           const Epilogue& epilogue) {
+  const int64_t tail = n % W;  // columns of the last vector, if it is worth a way of its own
+  const bool alone = share.vector1 == vectors(n) && tail > 0 && tail <= kDenseTail;
+  for_each_tile(h, share, source, scratch, kDensePanel, alone,
+                [&](const PackedHeader* own, int64_t g, int64_t t, int64_t rows,
+                    const Panels& panels, int64_t p0, int64_t p1) {
+    const float* tile = section<float>(own, own->value_at) +
+                        t * own->k_tile * own->blocks() * kDenseRows;
+    const bool last = t == own->tiles() - 1;
+    for (int64_t b = share.block0; b < share.block1; b++) {
+      const int64_t row0 = b * kDenseRows;
+      for (int64_t p = p0; p < p1; p++) {
+        const int64_t v = panels.start(p);
+        const DenseOutput out{y,     ldy,    g * own->rows + row0,
+                              min64(kDenseRows, own->rows - row0),
+                              v * W, t == 0, last};
+        const float *w = tile + row0 * rows, *x = scratch + (v - panels.start(p0)) * rows * W;
+        if (p == panels.even) dense_last(tail, w, rows, x, out, epilogue);
+        else dense_rows_of_block(panels.start(p + 1) - v, w, rows, x, out, epilogue);
+      }
+    }
+  });
 }
 
 // As linear_csr, for a dense blob packed with row_block == kDenseRows.
@@ -69,24 +164,7 @@ template <class Epilogue>
 void linear_dense(Team& team, const void* packed_weight, const float* x, int64_t ldx, float* y,
                   int64_t ldy, int64_t n, float* scratch, const Epilogue& epilogue) {
   const auto* h = static_cast<const PackedHeader*>(packed_weight);
-  const int64_t tiles = h->tiles(), padded_rows = h->blocks() * kDenseRows;
-  const auto* value = section<float>(h, h->value_at);
-  const Share share = divide(team, h, vectors(n));
-
-  for_each_tile(h, share, x, ldx, scratch, kDensePanel,
-                [&](int64_t t, int64_t rows, const Panels& panels, int64_t p0, int64_t p1) {
-    const float* tile = value + t * h->k_tile * padded_rows;
-    for (int64_t b = share.block0; b < share.block1; b++) {
-      const int64_t row0 = b * kDenseRows;
-      for (int64_t p = p0; p < p1; p++) {
-        const int64_t v = panels.start(p);
-        const DenseOutput out{y,     ldy,    row0,      min64(kDenseRows, h->rows - row0),
-                              v * W, t == 0, t == tiles - 1};
-        dense_kernel<Epilogue>(panels.start(p + 1) - v)(
-            tile + row0 * rows, rows, scratch + (v - panels.start(p0)) * rows * W, out, epilogue);
-      }
-    }
-  });
+  apply_dense(h, divide(team, h, vectors(n)), PlainRows{x, ldx}, y, ldy, n, scratch, epilogue);
 }
 
 }  // namespace sc

@@ -3,6 +3,7 @@
 // Method: argument reduction, then minimax polynomials or rationals (fitted by Lawson's algorithm).
 // Needs strict arithmetic: never compile this with -ffast-math.
 #pragma once
+#include "scalar.h"
 #include "vec.h"
 
 namespace sc {
@@ -16,12 +17,20 @@ SC_INLINE V each_lane(V x, const F& f) {
   for (int i = 0; i < W; i++) r[i] = f(x[i]);
   return r;
 }
+template <class F>
+SC_INLINE V each_lane(V x, V y, const F& f) {
+  V r = x;
+  for (int i = 0; i < W; i++) r[i] = f(x[i], y[i]);
+  return r;
+}
 SC_INLINE bool any(VI mask) {
   int32_t r = 0;
   for (int i = 0; i < W; i++) r |= mask[i];
   return r != 0;
 }
 SC_INLINE V truth(VI mask) { return select(mask, splat(1.f), splat(0.f)); }
+SC_INLINE VI select(VI mask, VI a, VI b) { return mask ? a : b; }
+SC_INLINE VI isnan(V x) { return x != x; }
 SC_INLINE VI bits(V x) { return (VI)x; }
 SC_INLINE V from_bits(VI i) { return (V)i; }
 
@@ -48,6 +57,13 @@ SC_INLINE V min_right(V a, V b) { return a < b ? a : b; }
 SC_INLINE V max(V a, V b) { return select(a != a, a, max_right(a, b)); }
 SC_INLINE V min(V a, V b) { return select(a != a, a, min_right(a, b)); }
 SC_INLINE V clamp(V x, float lo, float hi) { return min_right(splat(hi), max_right(splat(lo), x)); }
+SC_INLINE V clamp(V x, V lo, V hi) { return min(max(x, lo), hi); }
+SC_INLINE VI isinf(V x) { return abs(x) == splat(kInfinity); }
+// As in torch, 0 for NaN.
+SC_INLINE V sign(V x) { return truth(x > splat(0.f)) - truth(x < splat(0.f)); }
+SC_INLINE V fmod(V x, V y) { return each_lane(x, y, scalar::fmod<float>); }
+SC_INLINE V remainder(V x, V y) { return each_lane(x, y, scalar::remainder<float>); }
+SC_INLINE V floor_div(V x, V y) { return each_lane(x, y, scalar::floor_div<float>); }
 SC_INLINE V relu(V x) { return max_right(splat(0.f), x); }
 SC_INLINE V relu6(V x) { return clamp(x, 0.f, 6.f); }
 SC_INLINE V hardtanh(V x, float lo, float hi) { return clamp(x, lo, hi); }
@@ -107,6 +123,13 @@ SC_INLINE V exp_nonpositive(V x) {
   const V r = x - n * splat(0.693359375f) + n * splat(2.12194440e-4f);
   return (splat(1.f) + expm1_reduced(r)) * from_bits(bits(t) << 23);
 }
+SC_INLINE V exp2(V x) {
+  const V magic = splat(12582912.f);
+  const V c = clamp(x, -150.f, 129.f), t = c + magic;
+  const VI n = bits(t) - splat_int(0x4B400000), half = n >> 1;
+  const V y = splat(1.f) + expm1_reduced((c - (t - magic)) * splat(0.693147181f));
+  return y * power_of_two(half) * power_of_two(n - half);
+}
 SC_INLINE V expm1(V x) {
   const Reduced a = reduce_by_ln2(clamp(x, -18.f, 89.f));
   const V half_scale = power_of_two(a.n - splat_int(1));  // 2^n itself overflows for n = 128
@@ -131,6 +154,7 @@ SC_INLINE V log(V x) {
   const V special = select(x == splat(0.f), splat(-kInfinity), splat(__builtin_nanf("")));
   return select(x == splat(kInfinity), x, select(x > splat(0.f), y, special));
 }
+SC_INLINE V log2(V x) { return log(x) * splat(1.44269504f); }
 // log(1 + x) with w = 1 + x rounded, plus the first order of what rounding lost.
 SC_INLINE V log1p(V x) {
   const V w = splat(1.f) + x;
@@ -243,6 +267,9 @@ SC_INLINE V pow(V x, float s) {
   if (s == -1.f) return splat(1.f) / x;
   if (s >= -64.f && s <= 64.f && s == float(int(s))) return integer_power(x, int(s));
   return each_lane(x, [s](float f) { return __builtin_powf(f, s); });
+}
+SC_INLINE V pow(V x, V y) {
+  return each_lane(x, y, [](float a, float b) { return __builtin_powf(a, b); });
 }
 
 }  // namespace sc

@@ -31,6 +31,7 @@ PackedHeader header(PackedFormat format, int64_t M, int64_t K, int k_tile, int p
   h.row_block = row_block;
   h.rows = M;
   h.cols = K;
+  h.groups = 1;
   return h;
 }
 
@@ -48,7 +49,8 @@ void lay_out_csr(PackedHeader& h, int64_t nnz) {
 void lay_out_dense(PackedHeader& h) {
   h.nnz = h.rows * h.cols;
   h.value_at = sizeof(PackedHeader);
-  h.bytes = align64(h.value_at + h.blocks() * h.row_block * h.cols * 4);
+  // A kernel may load a whole vector where a block's last row begins.
+  h.bytes = align64(h.value_at + h.blocks() * h.row_block * h.cols * 4 + 16);
 }
 
 // NaN != 0 holds, so NaN weights are kept; -0.0 is a structural zero.
@@ -108,7 +110,92 @@ bool header_ok(const void* packed, int64_t bytes, PackedFormat format) {
   const auto* h = static_cast<const PackedHeader*>(packed);
   return h->magic == kPackedMagic && h->version == kPackedVersion && h->format == format &&
          valid_tiles(h->rows, h->cols, h->k_tile, h->panel_vectors, h->row_block) &&
-         h->nnz >= 0 && h->nnz <= h->rows * h->cols && h->bytes <= bytes;
+         h->nnz >= 0 && h->nnz <= h->rows * h->cols && h->groups > 0 && h->bytes <= bytes;
+}
+
+using BytesOf = int64_t (*)(const float*, int64_t, int64_t, int64_t, int, int, int);
+using Pack = int (*)(const float*, int64_t, int64_t, int64_t, int, int, int, void*);
+
+// 0 if a group is refused.
+int64_t grouped_bytes(BytesOf bytes_of, const float* w, int64_t M, int64_t K, int64_t ldw,
+                      int64_t groups, int k_tile, int panel_vectors, int row_block) {
+  if (groups < 1 || M < 1 || M % groups) return 0;
+  int64_t sum = 0;
+  for (int64_t g = 0; g < groups; g++) {
+    const int64_t rows = M / groups;
+    const int64_t bytes = bytes_of(w ? w + g * rows * ldw : w, rows, K, ldw, k_tile, panel_vectors,
+                                   row_block);
+    if (bytes == 0) return 0;
+    sum += bytes;
+  }
+  return sum;
+}
+
+int grouped_pack(Pack pack, const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                 int k_tile, int panel_vectors, int row_block, void* out) {
+  if (groups < 1 || M < 1 || M % groups) return 0;
+  auto* to = static_cast<char*>(out);
+  for (int64_t g = 0; g < groups; g++) {
+    const int64_t rows = M / groups;
+    if (!pack(w + g * rows * ldw, rows, K, ldw, k_tile, panel_vectors, row_block, to)) return 0;
+    auto* h = reinterpret_cast<PackedHeader*>(to);
+    h->groups = groups;
+    to += h->bytes;
+  }
+  return 1;
+}
+
+// Calls each(header of the group) until one says no; 1 if none does.
+template <class Each>
+int for_each_group(const void* packed, const Each& each) {
+  const auto* h = static_cast<const PackedHeader*>(packed);
+  for (int64_t g = 0, groups = h->groups; g < groups; g++) {
+    if (!each(h)) return 0;
+    h = section<PackedHeader>(h, h->bytes);
+  }
+  return 1;
+}
+
+bool same_shape(const PackedHeader* a, const PackedHeader* b) {
+  return a->groups == b->groups && a->rows == b->rows && a->cols == b->cols &&
+         a->k_tile == b->k_tile && a->panel_vectors == b->panel_vectors &&
+         a->row_block == b->row_block;
+}
+
+// Each group by its own check, given the bytes that are left; and all alike.
+template <class Check>
+int check_groups(const void* packed, int64_t bytes, const Check& check) {
+  if (!check(packed, bytes)) return 0;
+  const auto* first = static_cast<const PackedHeader*>(packed);
+  return for_each_group(packed, [&](const PackedHeader* h) {
+    const int64_t left = bytes - (reinterpret_cast<const char*>(h) -
+                                  static_cast<const char*>(packed));
+    return check(h, left) && same_shape(first, h);
+  });
+}
+
+void unpack_csr(const PackedHeader* h, float* w_out) {
+  const auto* entry = section<RowEntry>(h, h->row_at);
+  const auto* index = section<uint16_t>(h, h->index_at);
+  const auto* value = section<float>(h, h->value_at);
+  std::fill(w_out, w_out + h->rows * h->cols, 0.f);
+  for (int64_t t = 0; t < h->tiles(); t++)
+    for (int64_t m = 0; m < h->rows; m++, entry++) {
+      const int64_t row = m / h->row_block * h->row_block + entry->row;
+      for (int64_t i = 0; i < entry->count; i++)
+        w_out[row * h->cols + t * h->k_tile + *index++] = *value++;
+    }
+}
+
+void unpack_dense(const PackedHeader* h, float* w_out) {
+  const auto* value = section<float>(h, h->value_at);
+  const int64_t padded = h->blocks() * h->row_block;
+  for (int64_t m = 0; m < h->rows; m++)
+    for (int64_t k = 0; k < h->cols; k++) {
+      const int64_t k0 = k / h->k_tile * h->k_tile, r = m % h->row_block;
+      const int64_t depth = std::min<int64_t>(h->k_tile, h->cols - k0);
+      w_out[m * h->cols + k] = value[k0 * padded + (m - r) * depth + (k - k0) * h->row_block + r];
+    }
 }
 
 // Rows of one (tile, block): each once, counts that add up, indices inside the tile.
@@ -128,6 +215,38 @@ bool segment_ok(const PackedHeader* h, int64_t t, int64_t b, std::vector<char>& 
   int64_t highest = 0;
   for (int64_t i = segment[0]; i < segment[1]; i++) highest = std::max<int64_t>(highest, index[i]);
   return highest < depth;
+}
+
+bool csr_ok(const void* packed, int64_t bytes) {
+  if (!header_ok(packed, bytes, kCsr)) return false;
+  const auto* h = static_cast<const PackedHeader*>(packed);
+  PackedHeader expected = *h;
+  lay_out_csr(expected, h->nnz);
+  if (std::memcmp(&expected, h, sizeof *h) != 0) return false;  // offsets follow from the sizes
+  const auto* segment = section<int64_t>(h, h->segment_at);
+  const auto* prefix = section<int64_t>(h, h->prefix_at);
+  const int64_t blocks = h->blocks(), segments = h->tiles() * blocks;
+  if (segment[0] != 0 || segment[segments] != h->nnz || prefix[0] != 0) return false;
+  for (int64_t s = 0; s < segments; s++)
+    if (segment[s] > segment[s + 1]) return false;
+  for (int64_t b = 0; b < blocks; b++) {
+    int64_t sum = 0;
+    for (int64_t t = 0; t < h->tiles(); t++)
+      sum += segment[t * blocks + b + 1] - segment[t * blocks + b];
+    if (prefix[b + 1] - prefix[b] != sum) return false;
+  }
+  std::vector<char> seen(h->row_block);
+  for (int64_t s = 0; s < segments; s++)
+    if (!segment_ok(h, s / blocks, s % blocks, seen)) return false;
+  return true;
+}
+
+// Tiles of at most `most` columns that end with a channel, if that is possible, as even as can be.
+int whole_channels(int64_t most, int64_t K, int64_t taps) {
+  if (taps > most || taps < 1) return int(std::max<int64_t>(std::min(most, K), 1));
+  const int64_t channels = (K + taps - 1) / taps, fit = most / taps;
+  const int64_t tiles = (channels + fit - 1) / fit;
+  return int((channels + tiles - 1) / tiles * taps);
 }
 
 }  // namespace
@@ -176,41 +295,15 @@ int sc_csr_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile, i
 }
 
 void sc_csr_unpack(const void* packed, float* w_out) {
-  const auto* h = static_cast<const PackedHeader*>(packed);
-  const auto* entry = section<RowEntry>(h, h->row_at);
-  const auto* index = section<uint16_t>(h, h->index_at);
-  const auto* value = section<float>(h, h->value_at);
-  std::fill(w_out, w_out + h->rows * h->cols, 0.f);
-  for (int64_t t = 0; t < h->tiles(); t++)
-    for (int64_t m = 0; m < h->rows; m++, entry++) {
-      const int64_t row = m / h->row_block * h->row_block + entry->row;
-      for (int64_t i = 0; i < entry->count; i++)
-        w_out[row * h->cols + t * h->k_tile + *index++] = *value++;
-    }
+  for_each_group(packed, [&](const PackedHeader* h) {
+    unpack_csr(h, w_out);
+    w_out += h->rows * h->cols;
+    return true;
+  });
 }
 
 int sc_csr_check(const void* packed, int64_t bytes) {
-  if (!header_ok(packed, bytes, kCsr)) return 0;
-  const auto* h = static_cast<const PackedHeader*>(packed);
-  PackedHeader expected = *h;
-  lay_out_csr(expected, h->nnz);
-  if (std::memcmp(&expected, h, sizeof *h) != 0) return 0;  // offsets follow from the sizes
-  const auto* segment = section<int64_t>(h, h->segment_at);
-  const auto* prefix = section<int64_t>(h, h->prefix_at);
-  const int64_t blocks = h->blocks(), segments = h->tiles() * blocks;
-  if (segment[0] != 0 || segment[segments] != h->nnz || prefix[0] != 0) return 0;
-  for (int64_t s = 0; s < segments; s++)
-    if (segment[s] > segment[s + 1]) return 0;
-  for (int64_t b = 0; b < blocks; b++) {
-    int64_t sum = 0;
-    for (int64_t t = 0; t < h->tiles(); t++)
-      sum += segment[t * blocks + b + 1] - segment[t * blocks + b];
-    if (prefix[b + 1] - prefix[b] != sum) return 0;
-  }
-  std::vector<char> seen(h->row_block);
-  for (int64_t s = 0; s < segments; s++)
-    if (!segment_ok(h, s / blocks, s % blocks, seen)) return 0;
-  return 1;
+  return check_groups(packed, bytes, csr_ok);
 }
 
 int64_t sc_dense_packed_bytes(const float*, int64_t M, int64_t K, int64_t, int k_tile,
@@ -244,23 +337,42 @@ int sc_dense_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int k_tile,
 }
 
 void sc_dense_unpack(const void* packed, float* w_out) {
-  const auto* h = static_cast<const PackedHeader*>(packed);
-  const auto* value = section<float>(h, h->value_at);
-  const int64_t padded = h->blocks() * h->row_block;
-  for (int64_t m = 0; m < h->rows; m++)
-    for (int64_t k = 0; k < h->cols; k++) {
-      const int64_t k0 = k / h->k_tile * h->k_tile, r = m % h->row_block;
-      const int64_t depth = std::min<int64_t>(h->k_tile, h->cols - k0);
-      w_out[m * h->cols + k] = value[k0 * padded + (m - r) * depth + (k - k0) * h->row_block + r];
-    }
+  for_each_group(packed, [&](const PackedHeader* h) {
+    unpack_dense(h, w_out);
+    w_out += h->rows * h->cols;
+    return true;
+  });
 }
 
 int sc_dense_check(const void* packed, int64_t bytes, int width) {
-  if (!header_ok(packed, bytes, kDense)) return 0;
-  PackedHeader expected = *static_cast<const PackedHeader*>(packed);
-  if (expected.row_block != dense_rows(width)) return 0;
-  lay_out_dense(expected);
-  return std::memcmp(&expected, packed, sizeof expected) == 0;
+  return check_groups(packed, bytes, [&](const void* one, int64_t left) {
+    if (!header_ok(one, left, kDense)) return false;
+    PackedHeader expected = *static_cast<const PackedHeader*>(one);
+    if (expected.row_block != dense_rows(width)) return false;
+    lay_out_dense(expected);
+    return std::memcmp(&expected, one, sizeof expected) == 0;
+  });
+}
+
+int64_t sc_csr_grouped_bytes(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                             int k_tile, int panel_vectors, int row_block) {
+  return grouped_bytes(sc_csr_packed_bytes, w, M, K, ldw, groups, k_tile, panel_vectors, row_block);
+}
+
+int sc_csr_grouped_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                        int k_tile, int panel_vectors, int row_block, void* out) {
+  return grouped_pack(sc_csr_pack, w, M, K, ldw, groups, k_tile, panel_vectors, row_block, out);
+}
+
+int64_t sc_dense_grouped_bytes(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                             int k_tile, int panel_vectors, int row_block) {
+  return grouped_bytes(sc_dense_packed_bytes, w, M, K, ldw, groups, k_tile, panel_vectors,
+                       row_block);
+}
+
+int sc_dense_grouped_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                        int k_tile, int panel_vectors, int row_block, void* out) {
+  return grouped_pack(sc_dense_pack, w, M, K, ldw, groups, k_tile, panel_vectors, row_block, out);
 }
 
 void sc_csr_default_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int width, int* k_tile,
@@ -289,6 +401,26 @@ void sc_dense_default_tiles(int64_t, int64_t K, int64_t, int64_t, int width, int
   *k_tile = int(std::min<int64_t>(K, 384));
   *panel_vectors = width == 4 ? 3 : 2;
   *row_block = dense_rows(width);
+}
+
+void sc_csr_conv_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int64_t taps, int width,
+                       int* k_tile, int* panel_vectors, int* row_block) {
+  sc_csr_default_tiles(M, K, nnz, n, width, k_tile, panel_vectors, row_block);
+  if (taps <= 1) return;
+  const int64_t vectors = (n + width - 1) / width, good = std::min(64 / width, 8);
+  if (vectors > 6 * good) *panel_vectors = int(good);
+  // Longer tiles than a linear's: a panel of windows is written here, so it is in cache already.
+  const double density = double(nnz) / (double(M) * double(K));
+  const int64_t kilobytes = width > 8 ? (density >= .07 ? 37 : density >= .03 ? 74 : 192)
+                                      : (density >= .15 ? 37 : density >= .07 ? 74 : 148);
+  const int64_t most = kilobytes * 1024 / (*panel_vectors * width * 4);
+  *k_tile = whole_channels(std::min<int64_t>(most, kMaxTile), K, taps);
+}
+
+void sc_dense_conv_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int64_t taps, int width,
+                         int* k_tile, int* panel_vectors, int* row_block) {
+  sc_dense_default_tiles(M, K, nnz, n, width, k_tile, panel_vectors, row_block);
+  *k_tile = whole_channels(taps > 1 ? 640 : *k_tile, K, taps);
 }
 
 int64_t sc_linear_scratch_floats(const void* packed, int width) {

@@ -9,7 +9,7 @@
 namespace sc {
 
 constexpr uint32_t kPackedMagic = 0x4b504353;  // "SCPK", little endian
-constexpr uint32_t kPackedVersion = 1;
+constexpr uint32_t kPackedVersion = 2;
 enum PackedFormat : uint32_t { kCsr = 1, kDense = 2 };
 
 constexpr int kMaxTile = 65535;      // indices and counts are 16 bits
@@ -26,7 +26,7 @@ struct PackedHeader {
   int32_t panel_vectors;  // the widest panel of x worth copying, in vectors
   int32_t row_block;      // rows sorted together (csr); rows sharing a loaded x (dense)
   int64_t rows, cols, nnz;
-  int64_t bytes;  // the whole blob, a multiple of 64
+  int64_t bytes;  // of this matrix, a multiple of 64
   // csr: int64[blocks + 1], non-zeros before each row block (all tiles): what threads divide by
   int64_t prefix_at;
   // csr: int64[tiles * blocks + 1], the first non-zero of each (tile, block)
@@ -34,7 +34,9 @@ struct PackedHeader {
   int64_t row_at;    // csr: RowEntry[tiles * rows], tile by tile
   int64_t index_at;  // csr: uint16[nnz], row within the k tile
   int64_t value_at;  // fp32[nnz], or the dense array
-  int64_t reserved[4];
+  // A grouped weight is this many matrices of the same sizes and tiles, one behind the other.
+  int64_t groups;
+  int64_t reserved[3];
 
   int64_t blocks() const { return (rows + row_block - 1) / row_block; }
   int64_t tiles() const { return (cols + k_tile - 1) / k_tile; }
@@ -81,12 +83,29 @@ void sc_dense_unpack(const void* packed, float* w_out);
 // `width`: the kernels' floats per vector, since the rows of a dense block are those of a kernel.
 int sc_dense_check(const void* packed, int64_t bytes, int width);
 
+// The same for a grouped weight [M, K], M / groups rows to each group, which read their own K rows
+// of x. Unpacking and checking take grouped blobs as they are. groups must divide M.
+int64_t sc_csr_grouped_bytes(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                             int k_tile, int panel_vectors, int row_block);
+int sc_csr_grouped_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                        int k_tile, int panel_vectors, int row_block, void* out);
+int64_t sc_dense_grouped_bytes(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                               int k_tile, int panel_vectors, int row_block);
+int sc_dense_grouped_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
+                          int k_tile, int panel_vectors, int row_block, void* out);
+
 // Tiles measured good for `width` floats per vector (4, 8 or 16). n: the columns expected, 0 if
 // unknown; the blob then still serves any number.
 void sc_csr_default_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int width, int* k_tile,
                           int* panel_vectors, int* row_block);
 void sc_dense_default_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int width, int* k_tile,
                             int* panel_vectors, int* row_block);
+// The same for a convolution: `taps` columns of the weight belong to each channel; M, K and nnz are
+// those of one group; n: output columns.
+void sc_csr_conv_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int64_t taps, int width,
+                       int* k_tile, int* panel_vectors, int* row_block);
+void sc_dense_conv_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int64_t taps, int width,
+                         int* k_tile, int* panel_vectors, int* row_block);
 // Floats of 64-byte aligned scratch that each thread needs to apply this weight.
 int64_t sc_linear_scratch_floats(const void* packed, int width);
 }

@@ -165,4 +165,16 @@ inline void planes_to_strided(Team& team, const float* src, int64_t ld, int64_t 
   }
 }
 
+// y[row][0 .. n) = x[row][0 .. n), whole vectors touched.
+inline void move_columns(Team& team, int64_t rows, int64_t n, const float* x, int64_t ldx, float* y,
+                         int64_t ldy) {
+  for (int64_t row = team.first(rows); row < team.last(rows); row++) {
+    const float* from = x + row * ldx;
+    float* to = y + row * ldy;
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(to + i, load(from + i));
+    for (; i < n; i++) to[i] = from[i];
+  }
+}
+
 }  // namespace sc

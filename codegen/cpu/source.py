@@ -6,327 +6,258 @@ equal layers instantiates each kernel once. Same segment, same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from sparse_compiler.codegen.cpu.expressions import float_literal, vector_code
-from sparse_compiler.codegen.program import (
-    AttentionCall,
-    Call,
-    LinearCall,
-    Load,
-    MaskInput,
-    NormCall,
-    Operand,
-    Planes,
-    PointwiseCall,
-    Segment,
-    SoftmaxCall,
-    Store,
+from sparse_compiler.codegen.cpu.arguments import (
+    HEADER,
+    PER_BUFFER,
+    PER_SPACE,
+    ArgumentPrinter,
+    c_type,
 )
-from sparse_compiler.errors import CodegenError
-from sparse_compiler.ir.expr import Arg, Expr, args_of
+from sparse_compiler.codegen.cpu.expressions import scalar_code, vector_code
+from sparse_compiler.codegen.operands import Functor, Planes, Read, ScalarFunctor, Scratch, Vector
+from sparse_compiler.codegen.program import Call, Segment
+from sparse_compiler.ir.expr import args_of
 
 _HEAD = """\
 // Written by sparse_compiler for the segment %{name}.
 // One call runs all of it, in chunks of whole samples; a wait only between dependent steps.
 #include <omp.h>
 
-#include "attention.h"
-#include "chunks.h"
-#include "linear.h"
-#include "norm.h"
-#include "pointwise.h"
-#include "relayout.h"
-#include "softmax.h"
-
+#include "segment.h"
+{includes}
 namespace {{
 
 using namespace sc;
-
-constexpr int64_t kRows = {rows};  // planes of a chunk
 """
 
-_SIZES = """
-struct Sizes {
-  int64_t scratch;  // floats of each thread
-  int64_t mask;     // floats of the masks of a chunk
-  int64_t total;    // floats of memory: planes and masks of each chunk in flight, then scratch
-};
+_SCRATCH = """
+// Floats of scratch that each thread needs.
+extern "C" int64_t sc_scratch_floats(const void* const* weight, const int64_t* d) {{
+  const int64_t here = d[1];
+  int64_t most = 0;
+{needs}  (void)weight, (void)here;
+  return whole_lines(most);
+}}
+"""
 
-Sizes sizes(const Chunks& chunks, const void* const* weight, int64_t unit, int threads) {
-  Sizes s{};
+_WORK = """
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
+// times at which the first thread passed each call.
+static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
+                 const void* const* weight, const int64_t* const d, float* const memory,
+                 int64_t* const error, double* const clock) {{
+  const Frame frame(id, in, out, weight, d, memory);
+  Barrier lone;
+  Team whole(id, int(d[5]), &barrier), single(0, 1, &lone);
+  Team& team = frame.alone ? single : whole;
+  float* const scratch = frame.scratch;
+  const int64_t part_stride = frame.part_stride;
+{declarations}{once}  for (int64_t first = frame.begin; first < frame.samples;
+       first += frame.step) {{
+    const int64_t here = least(frame.per, frame.samples - first);
+{columns}{body}    team.sync();
+  }}
+  (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;
+}}
+
+}}  // namespace
+"""
+
+_RUN = """
+// in, out: row-major tensors; weight: constants; d: bound numbers, d[5] of them the threads.
+// Gives the number of threads that there were: 0 done, else call again with that many.
+extern "C" int sc_run(const void* const* in, void* const* out, const void* const* weight,
+                      const int64_t* d, float* memory, int64_t* error, double* clock) {
+  Barrier barrier;
+  int fewer = 0;
+#pragma omp parallel num_threads(int(d[5]))
+  {
+    const int id = omp_get_thread_num(), size = omp_get_num_threads();
+    if (size == d[5]) work(id, barrier, in, out, weight, d, memory, error, id ? nullptr : clock);
+    else if (id == 0) fewer = size;
+  }
+  return fewer;
+}
 """
 
 
-def print_segment(segment: Segment) -> str:
-    """The whole C++ unit of one segment."""
-    printer = _Printer(segment)
-    body = "".join(printer.call(i, call) for i, call in enumerate(segment.calls))
+def print_segment(segment: Segment, *, profile: bool = False) -> str:
+    """The whole C++ unit of one segment; profile: with a clock after each call."""
+    printer = _Printer(segment, profile)
+    once, body = printer.calls(once=True), printer.calls(once=False)
+    headers = sorted({call.header for call in segment.calls} | {"epilogues.h", "segment.h"})
+    includes = "".join(f'#include "{header}"\n' for header in headers)
     return "".join(
         (
-            _HEAD.format(name=segment.name, rows=segment.rows),
+            _HEAD.format(name=segment.name, includes=includes),
             *printer.functors.values(),
-            _SIZES,
-            printer.scratch(),
-            printer.run_function(body),
+            _WORK.format(
+                declarations=printer.declarations(),
+                once=once and f"{once}  whole.sync();\n",
+                columns=printer.columns(),
+                body=body,
+            ),
+            _SCRATCH.format(needs=printer.needs()),
+            _RUN,
         )
     )
 
 
 class _Printer:
-    def __init__(self, segment: Segment) -> None:
-        self.segment = segment
+    def __init__(self, segment: Segment, profile: bool) -> None:
+        self.segment, self.profile = segment, profile
         self.functors: dict[tuple[Any, ...], str] = {}
+        self.arguments = ArgumentPrinter(segment, self.functor, self.scalar)
 
     # --- functors -------------------------------------------------------------------------------
 
-    def functor(self, expr: Expr, operands: tuple[Operand, ...], accumulator: bool) -> str:
-        """An instance of the functor for `expr`; x0 is the accumulator if there is one."""
-        first = 1 if accumulator else 0
-        used = sorted(i for i in args_of(expr) if i >= first)
-        kinds = tuple(_kind(operands[i - first]) for i in used)
-        key = (str(expr), tuple(used), kinds, accumulator)
+    def functor(self, functor: Functor, tokens: int | None) -> str:
+        """An instance of the struct for an expression on vectors."""
+        first = 1 if functor.accumulator else 0
+        used = sorted(i for i in args_of(functor.expr) if i >= first)
+        operands = [functor.operands[i - first] for i in used]
+        reads = tuple(_read_code(i, o) for i, o in zip(used, operands, strict=True))
+        key = ("vector", str(functor.expr), tuple(used), reads, functor.accumulator)
         if key not in self.functors:
-            self.functors[key] = _functor_text(
-                f"F{len(self.functors)}", expr, used, kinds, accumulator
-            )
+            name = f"F{len(self.functors)}"
+            self.functors[key] = _functor_text(name, functor, used, operands, reads)
         name = f"F{list(self.functors).index(key)}"
-        values = [self.operand(operands[i - first]) for i in used]
-        return f"{name}{{{', '.join([*values, 'ld'])}}}"
+        values = [text for o in operands for text in self.operand(o, tokens)]
+        return f"{name}{{{', '.join(values)}}}"
 
-    def operand(self, operand: Operand) -> str:
-        """The pointer from which an operand is read."""
-        return self.planes(operand) if isinstance(operand, Planes) else f"vector({operand.weight})"
+    def operand(self, operand: Read | Vector, tokens: int | None) -> list[str]:
+        """The members from which an operand is read: a pointer, and the floats between rows."""
+        if isinstance(operand, Vector):
+            return [f"frame.constant<float>({operand.weight})"]
+        if isinstance(operand.planes, Planes):
+            planes = operand.planes
+            return [self.arguments.pointer(planes), self.arguments.ld(planes)]
+        return self.arguments.constant(operand.planes, tokens if operand.column else None)
 
-    def planes(self, planes: Planes) -> str:
-        """Pointer to the first of some planes."""
-        return f"arena + {planes.first} * ld" if planes.first else "arena"
+    def scalar(self, functor: ScalarFunctor) -> str:
+        """An instance of the struct for an expression on elements of any dtype."""
+        key = ("scalar", str(functor.expr), functor.dtypes, functor.dtype)
+        if key not in self.functors:
+            name = f"F{len(self.functors)}"
+            self.functors[key] = scalar_functor(name, functor)
+        return f"F{list(self.functors).index(key)}{{}}"
 
     # --- calls ----------------------------------------------------------------------------------
 
-    def call(self, index: int, call: Call) -> str:
+    def calls(self, *, once: bool) -> str:
+        """The calls before the chunks, or those of a chunk."""
+        indent = "  " if once else "    "
+        clock = f"{indent}if (clock) clock[{len(self.segment.calls)}] = omp_get_wtime();\n"
+        lines = [clock] if self.profile and not once else []
+        for i, call in enumerate(self.segment.calls):
+            if call.once is once:
+                lines += [f"{indent}{line}\n" for line in self.call(i, call)]
+        return "".join(lines)
+
+    def call(self, index: int, call: Call) -> list[str]:
         """One call, with a wait before it where it depends on what other threads did."""
-        printers: dict[type, Callable[[Any], str]] = {
-            Load: self.load,
-            Store: self.store,
-            LinearCall: self.linear,
-            PointwiseCall: self.pointwise,
-            NormCall: self.norm,
-            SoftmaxCall: self.softmax,
-            AttentionCall: self.attention,
-        }
-        wait = "      team.sync();\n" if index in self.segment.sync else ""
-        return f"{wait}      // %{call.label}\n      {printers[type(call)](call)}\n"
-
-    def load(self, call: Load) -> str:
-        rows = call.to.rows
-        source = f"static_cast<const float*>(in[{call.source}]) + begin * {rows}"
-        return f"rows_to_planes(team, {source}, {rows}, n, {rows}, {self.planes(call.to)}, ld);"
-
-    def store(self, call: Store) -> str:
-        rows = call.planes.rows
-        target = f"static_cast<float*>(out[{call.target}]) + begin * {rows}"
-        return f"planes_to_rows(team, {self.planes(call.planes)}, ld, n, {rows}, {target}, {rows});"
-
-    def linear(self, call: LinearCall) -> str:
-        functor = self.functor(call.expr, call.operands, accumulator=True)
-        return (
-            f"linear_{call.format}(team, weight[{call.weight}], {self.planes(call.x)}, ld, "
-            f"{self.planes(call.to)}, ld, n, scratch, {functor});"
-        )
-
-    def pointwise(self, call: PointwiseCall) -> str:
-        functor = self.functor(call.expr, call.operands, accumulator=False)
-        return f"pointwise(team, {call.to.rows}, n, {self.planes(call.to)}, ld, {functor});"
-
-    def norm(self, call: NormCall) -> str:
-        source = self.functor(Arg(0), (call.x,), accumulator=False)
-        finish = self.functor(call.expr, call.operands, accumulator=True)
-        return (
-            f"{call.kernel}(team, {call.x.rows}, n, {float_literal(call.eps)}, nullptr, 0, "
-            f"{self.planes(call.to)}, ld, {source}, {finish});"
-        )
-
-    def softmax(self, call: SoftmaxCall) -> str:
-        source = self.functor(Arg(0), (call.x,), accumulator=False)
-        name = "log_softmax" if call.log else "softmax"
-        return f"{name}(team, {call.x.rows}, n, {self.planes(call.to)}, ld, {source});"
-
-    def attention(self, call: AttentionCall) -> str:
-        heads = f"{call.head_size}, {call.head_size}, {call.value_size}, {call.value_size}"
-        mask = "nullptr, 0, 0, 0, 0"
-        if call.mask is not None:
-            mask = f"mask{call.mask}, {', '.join(_mask_strides(self.segment.masks[call.mask]))}"
-        q, to = self.planes(call.q), self.planes(call.to)
-        k, v = (f"keys + {p.first} * ld" for p in (call.k, call.v))
-        return (
-            "all.sync();\n"
-            f"      attention(team, Attention{{{q}, {k}, {v}, {to}, ld, ld, ld, ld, {heads}, "
-            f"1, 1, 1, 1, here, {call.heads}, {call.group}, queries, unit, {call.head_size}, "
-            f"{call.value_size}, {float_literal(call.scale)}, "
-            f"{'true' if call.causal else 'false'}, {mask}, "
-            "start, split ? chunks.queries : 0, chunk_floats}, scratch);\n"
-            "      all.sync();"
-        )
+        wait = self.segment.waits.get(index)
+        team = "whole" if call.once else "team"
+        lines = []
+        if wait is not None:
+            lines.append(f"{team if wait == 'all' else f'team{wait}'}.sync();")
+        lines.append(f"// %{call.label}")
+        own = team if call.tokens is None else f"team{call.tokens}"
+        lines.append(f"{call.kernel}({own}, {self.arguments.args(call.args, call.tokens)});")
+        if self.profile:
+            lines.append(f"if (clock) clock[{index}] = omp_get_wtime();")
+        return lines
 
     # --- frame ----------------------------------------------------------------------------------
 
-    def scratch(self) -> str:
-        """The rest of `sizes`: what the kernels need beside the planes."""
+    def declarations(self) -> str:
+        """Spans of the spaces and pointers to the buffers."""
         lines = []
-        weights = dict.fromkeys(c.weight for c in self.segment.calls if isinstance(c, LinearCall))
-        for weight in weights:
-            lines.append(f"widen(s.scratch, linear_scratch_floats(weight[{weight}]));")
-        shapes = dict.fromkeys(
-            (c.head_size, c.value_size) for c in self.segment.calls if isinstance(c, AttentionCall)
+        for i, space in enumerate(self.segment.spaces):
+            at = HEADER + PER_SPACE * i
+            lines.append(f"const Span span{i}(d + {at}, id);")
+            lines.append(f"const int64_t ld{i} = span{i}.ld;")
+            if space.tokens:
+                lines.append(
+                    f"const int64_t start{i} = span{i}.start, queries{i} = span{i}.queries, "
+                    f"part{i} = span{i}.part;"
+                )
+                lines.append(f"Team& team{i} = part{i} ? single : team;")
+                lines.append(f"(void)start{i}, (void)queries{i}, (void)team{i};")
+            lines.append(f"(void)ld{i};")
+        first = HEADER + PER_SPACE * len(self.segment.spaces)
+        for i, buffer in enumerate(self.segment.buffers):
+            at, type_ = first + PER_BUFFER * i, c_type(buffer.dtype)
+            lines.append(f"{type_}* const b{i} = frame.buffer<{type_}>(d + {at});")
+            if buffer.space is not None and self.segment.spaces[buffer.space].tokens:
+                lines.append(
+                    f"{type_}* const f{i} = "
+                    f"frame.first_buffer<{type_}>(d + {at}, part{buffer.space});"
+                )
+            else:
+                lines.append(f"{type_}* const f{i} = b{i};")
+            lines.append(f"(void)b{i}, (void)f{i};")
+        return "".join(f"  {line}\n" for line in lines)
+
+    def columns(self) -> str:
+        """The columns of each space in a chunk."""
+        return "".join(
+            f"    const int64_t n{i} = here * span{i}.queries;\n    (void)n{i};\n"
+            for i in range(len(self.segment.spaces))
         )
-        for size, value in shapes:
-            lines.append(
-                f"{{ Attention a{{}}; a.d = {size}; a.dv = {value}; "
-                "widen(s.scratch, attention_scratch_floats(a)); }"
-            )
-        lines += [
-            "s.scratch = lines(s.scratch);",
-            *(f"s.mask += {_mask_floats(mask)};" for mask in self.segment.masks),
-            "const bool apart = chunks.sharing != Sharing::together;",
-            "s.total = (apart ? threads : 1) * (kRows * chunks.ld + s.mask);",
-            "s.total += threads * s.scratch;",
-        ]
-        text = "".join(f"  {line}\n" for line in lines)
-        if shapes or weights:
-            text = "  const auto widen = [](int64_t& a, int64_t b) { a = a > b ? a : b; };\n" + text
-        return f"{text}  return s;\n}}\n\n}}  // namespace\n"
 
-    def run_function(self, body: str) -> str:
-        """The two exported functions."""
-        masks, place = "", "arena + kRows * ld"
-        for i, mask in enumerate(self.segment.masks):
-            masks += f"    float* mask{i} = {place};\n"
-            place = f"mask{i} + {_mask_floats(mask)}"
-        loads = "".join(_mask_load(i, mask) for i, mask in enumerate(self.segment.masks))
-        return _RUN.replace("@MASKS@", masks).replace("@LOADS@", loads).replace("@BODY@", body)
+    def needs(self) -> str:
+        """What the kernels need of scratch."""
+        texts = dict.fromkeys(
+            f"  widen(most, {arg.need}({self.arguments.args(arg.args, None)}));\n"
+            for call in self.segment.calls
+            for arg in call.args
+            if isinstance(arg, Scratch)
+        )
+        return "".join(texts)
 
 
-_RUN = """
-// Columns of a chunk, for the choice of tiles when weights are packed.
-extern "C" int64_t sc_chunk_columns(int64_t samples, int64_t unit, int threads) {
-  const Chunks chunks(samples, unit, threads);
-  return min64(samples, chunks.per) * chunks.queries;
-}
-
-// Floats of 64-byte aligned memory that sc_run needs for these sizes, also where OpenMP gives it
-// fewer threads than it asks for.
-extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
-                                   int threads) {
-  int64_t most = 0;
-  for (int size = 1; size <= threads; size++) {
-    const int64_t total = sizes(Chunks(samples, unit, size), weight, unit, size).total;
-    most = total > most ? total : most;
-  }
-  return most;
-}
-
-// in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
-extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
-                       float* memory, int64_t samples, int64_t unit, int threads) {
-  const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
-  Barrier shared;
-#pragma omp parallel num_threads(threads)
-  {
-    const int id = omp_get_thread_num(), size = omp_get_num_threads();
-    const Chunks chunks(samples, unit, size);
-    const bool alone = chunks.sharing == Sharing::alone, split = chunks.sharing == Sharing::split;
-    const Sizes s = sizes(chunks, weight, unit, size);
-    Barrier own;
-    Team team = alone || split ? Team(0, 1, &own) : Team(id, size, &shared);
-    Team all = split ? Team(id, size, &shared) : Team(0, 1, &own);  // meets around attention
-    const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
-    float* const scratch = memory + id * s.scratch;
-    float* const planes = memory + size * s.scratch;
-    float* const arena = planes + (alone || split ? id * chunk_floats : 0);
-    const float* const keys = split ? planes : arena;
-    const int64_t start = split ? id * chunks.queries : 0;  // in the columns of a sample
-    const int64_t queries = split ? min64(chunks.queries, unit - start) : unit;
-@MASKS@    for (int64_t first = alone ? id * chunks.per : 0; first < samples;
-         first += alone ? size * chunks.per : chunks.per) {
-      const int64_t here = min64(chunks.per, samples - first);
-      const int64_t n = here * queries, begin = first * unit + start;
-@LOADS@@BODY@      team.sync();
-    }
-    (void)scratch, (void)vector, (void)in, (void)out, (void)all, (void)keys;
-  }
-}
-"""
-
-
-def _kind(operand: Operand) -> str:
-    if isinstance(operand, Planes):
-        return "planes"
-    return "single" if operand.single else "vector"
+def _read_code(index: int, operand: Read | Vector) -> str:
+    """How operand number `index` is read at (row, col)."""
+    if isinstance(operand, Vector):
+        return f"splat(p{index}[{'0' if operand.single else 'row'}])"
+    row = "row"
+    if operand.div != 1:
+        row = f"row / {int(operand.div)}"
+    if operand.mod != 0:
+        row = f"{row} % {int(operand.mod)}"
+    row = row if row == "row" else f"({row})"
+    if operand.column:
+        return f"load(p{index} + {row} * ld{index} + col)"
+    return f"splat(p{index}[{row} * ld{index}])"
 
 
 def _functor_text(
-    name: str, expr: Expr, used: list[int], kinds: tuple[str, ...], accumulator: bool
+    name: str,
+    functor: Functor,
+    used: list[int],
+    operands: list[Read | Vector],
+    reads: tuple[str, ...],
 ) -> str:
-    reads = {
-        "planes": "load(p{i} + row * ld + col)",
-        "vector": "splat(p{i}[row])",
-        "single": "splat(p{i}[0])",
-    }
-    code = {i: reads[kind].format(i=i) for i, kind in zip(used, kinds, strict=True)}
-    if accumulator:
-        code[0] = "x0"
-    members = "".join(f"  const float* p{i};\n" for i in used)
-    values = "".join(f"    const V x{i} = {text};\n" for i, text in code.items() if text != "x0")
-    first = "V x0, " if accumulator else ""
+    members, values = "", ""
+    for i, operand, read in zip(used, operands, reads, strict=True):
+        members += f"  const float* p{i};\n"
+        members += f"  int64_t ld{i};\n" if isinstance(operand, Read) else ""
+        values += f"    const V x{i} = {read};\n"
+    first = "V x0, " if functor.accumulator else ""
     return (
-        f"\nstruct {name} {{  // {expr}\n"
-        f"{members}  int64_t ld;\n"
+        f"\nstruct {name} {{  // {functor.expr}\n"
+        f"{members}"
         f"  SC_INLINE V operator()({first}int64_t row, int64_t col) const {{\n{values}"
         f"    (void)row, (void)col;\n"
-        f"    return {vector_code(expr, lambda i: f'x{i}')};\n  }}\n}};\n"
+        f"    return {vector_code(functor.expr, lambda i: f'x{i}')};\n  }}\n}};\n"
     )
 
 
-def _mask_floats(mask: MaskInput) -> str:
-    samples = "chunks.per" if mask.full[0] else "1"
-    return f"{samples} * {mask.heads} * {_head_floats(mask)}"
-
-
-def _head_floats(mask: MaskInput) -> str:
-    """Keys down the rows, this thread's queries in them; or one row of keys for all queries."""
-    return "unit * lines(chunks.queries)" if mask.full[2] else "lines(unit)"
-
-
-def _mask_strides(mask: MaskInput) -> list[str]:
-    """mask_b, mask_h, mask_k, mask_q of the kernel."""
-    return [
-        f"{mask.heads} * {_head_floats(mask)}" if mask.full[0] else "0",
-        _head_floats(mask) if mask.full[1] else "0",
-        "lines(chunks.queries)" if mask.full[2] else "1",
-        "1" if mask.full[2] else "0",
-    ]
-
-
-def _mask_load(index: int, mask: MaskInput) -> str:
-    """Converts the mask of a chunk to additive planes, keys down the rows."""
-    kinds = {"bool": ("uint8_t", "ToAdditive"), "f32": ("float", "ToFloat")}
-    if mask.dtype not in kinds:
-        raise CodegenError(f"an attention mask of {mask.dtype}")
-    ctype, convert = kinds[mask.dtype]
-    samples = "here" if mask.full[0] else "1"
-    head = "unit * unit" if mask.full[2] else "unit"
-    source = f"static_cast<const {ctype}*>(in[{mask.source}])"
-    source += f" + first * {mask.heads} * {head}" if mask.full[0] else ""
-    if mask.full[2]:
-        source += " + start * unit"
-        strided = f"{{{samples}, {mask.heads}, unit}}, {{{mask.heads} * {head}, {head}, 1}}, unit"
-        columns, ld = "queries", "lines(chunks.queries)"
-    else:
-        strided = f"{{1, {samples}, {mask.heads}}}, {{0, {mask.heads} * {head}, {head}}}, 1"
-        columns, ld = "unit", "lines(unit)"
-    return (
-        f"      strided_to_planes<{ctype}, {convert}>(team, {source},\n"
-        f"          Strided{{{strided}}}, {columns}, mask{index}, {ld});\n"
-    )
+def scalar_functor(name: str, functor: ScalarFunctor) -> str:
+    """A struct that maps elements of the operands' dtypes to one of the result's."""
+    for dtype in (*functor.dtypes, functor.dtype):
+        c_type(dtype)
+    return scalar_code(name, functor.expr, functor.dtypes, functor.dtype)

@@ -18,9 +18,11 @@ inline int64_t linear_scratch_floats(const void* packed) {
   return group_vectors(h, W) * min64(h->k_tile, h->cols) * W;
 }
 
-// One thread's rectangle of the output: row blocks [block0, block1), vectors [vector0, vector1).
+// One thread's rectangle of the output: row blocks [block0, block1) of groups [group0, group1),
+// vectors [vector0, vector1).
 struct Share {
   int64_t block0, block1, vector0, vector1;
+  int64_t group0 = 0, group1 = 1;
 };
 
 // Work before row block b: its non-zeros, and two for each row and tile (load, store, branch).
@@ -62,41 +64,70 @@ SC_INLINE Share divide(const Team& team, const PackedHeader* h, int64_t n_vector
           n_vectors * column / column_parts, n_vectors * (column + 1) / column_parts};
 }
 
-// [first, last) divided into the fewest panels of at most `widest` vectors, as even as can be.
+// [first, last) divided into the fewest panels of at most `widest` vectors, as even as can be; with
+// `alone` the last vector is a panel of its own.
 struct Panels {
-  int64_t first, last, count;
+  int64_t first, last, even, count;
 
-  Panels(int64_t first, int64_t last, int64_t widest)
-      : first(first), last(last), count((last - first + widest - 1) / widest) {}
-  int64_t start(int64_t p) const { return first + (last - first) * p / count; }
+  Panels(int64_t first, int64_t last, int64_t widest, bool alone)
+      : first(first), last(last - alone), even((last - alone - first + widest - 1) / widest),
+        count(even + alone) {}
+  int64_t start(int64_t p) const {
+    return p < even ? first + (last - first) * p / even : last + p - even;
+  }
 };
 
-// Vectors [v0, v1) of `rows` rows of x, laid densely: x is strided by planes, a page or so apart.
-SC_INLINE void copy_panel(const float* x, int64_t ldx, int64_t rows, int64_t v0, int64_t v1,
-                          float* out) {
-  const int64_t wide = v1 - v0;
-  for (int64_t k = 0; k < rows; k++)
-    for (int64_t j = 0; j < wide; j++)
-      store(out + (k * wide + j) * W, load(x + k * ldx + (v0 + j) * W));
+// A panel source: row k of the panel is row k of x. Others (window.h) compute their rows.
+//   prepare(place, v0, v1)           once for each panel, before its tiles; place: vectors of the
+//                                    panels of this group that lie before it
+//   copy(g, k0, rows, place, v0, v1, out)
+//                                    rows [k0, k0 + rows) of group g, vectors [v0, v1), densely
+struct PlainRows {
+  const float* x;  // its planes are a page or so apart: hence the copy
+  int64_t ldx;
+  int64_t group_rows = 0;
+
+  SC_INLINE void prepare(int64_t, int64_t, int64_t) const {}
+  SC_INLINE void copy(int64_t g, int64_t k0, int64_t rows, int64_t, int64_t v0, int64_t v1,
+                      float* out) const {
+    const float* from = x + (g * group_rows + k0) * ldx;
+    const int64_t wide = v1 - v0;
+    for (int64_t k = 0; k < rows; k++)
+      for (int64_t j = 0; j < wide; j++)
+        store(out + (k * wide + j) * W, load(from + k * ldx + (v0 + j) * W));
+  }
+};
+
+// The packed matrix of group g: they lie one behind the other.
+SC_INLINE const PackedHeader* next_group(const PackedHeader* h) {
+  return section<PackedHeader>(h, h->bytes);
 }
 
-// Calls tile(k, rows of the tile, panels) for each k tile of each group of panels, copied.
-template <class Tile>
-SC_INLINE void for_each_tile(const PackedHeader* h, const Share& share, const float* x, int64_t ldx,
-                             float* scratch, int64_t widest, const Tile& tile) {
+// Calls tile(header of the group, g, k tile, its rows, panels, p0, p1) for each k tile of each
+// group of the weight, for each group of panels [p0, p1), which then lie in scratch.
+template <class Source, class Tile>
+SC_INLINE void for_each_tile(const PackedHeader* h, const Share& share, const Source& source,
+                             float* scratch, int64_t widest, bool alone, const Tile& tile) {
   if (share.block0 == share.block1 || share.vector0 == share.vector1) return;
   const int64_t panel = min64(widest, h->panel_vectors);
-  const Panels all(share.vector0, share.vector1, panel);
+  const Panels all(share.vector0, share.vector1, panel, alone);
   const int64_t group = group_vectors(h, W) / panel;  // panels copied at a time
+  for (int64_t g = 0; g < share.group0; g++) h = next_group(h);
   for (int64_t p0 = 0; p0 < all.count; p0 += group) {
-    const int64_t p1 = min64(all.count, p0 + group);
-    for (int64_t t = 0; t < h->tiles(); t++) {
-      const int64_t k0 = t * h->k_tile, rows = min64(h->k_tile, h->cols - k0);
-      for (int64_t p = p0; p < p1; p++)
-        copy_panel(x + k0 * ldx, ldx, rows, all.start(p), all.start(p + 1),
-                   scratch + (all.start(p) - all.start(p0)) * rows * W);
-      tile(t, rows, all, p0, p1);
-    }
+    const int64_t p1 = min64(all.count, p0 + group), v0 = all.start(p0);
+    for (int64_t p = p0; p < p1; p++)
+      source.prepare(all.start(p) - v0, all.start(p), all.start(p + 1));
+    const PackedHeader* own = h;
+    for (int64_t g = share.group0; g < share.group1; g++, own = next_group(own))
+      for (int64_t t = 0; t < h->tiles(); t++) {
+        const int64_t k0 = t * h->k_tile, rows = min64(h->k_tile, h->cols - k0);
+        for (int64_t p = p0; p < p1; p++) {
+          const int64_t place = all.start(p) - v0;
+          source.copy(g, k0, rows, place, all.start(p), all.start(p + 1),
+                      scratch + place * rows * W);
+        }
+        tile(own, g, t, rows, all, p0, p1);
+      }
   }
 }
 

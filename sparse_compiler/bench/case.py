@@ -40,7 +40,8 @@ class Case:
     def setting(self) -> str:
         """The case without its sparsity, for titles."""
         length = f", {self.tokens} tokens" if self.tokens else ""
-        return f"{self.model}, {self.pattern}, batch {self.batch}{length}, {self.dtype}"
+        alone = ", one thread" if self.threads == 1 else ""
+        return f"{self.model}, {self.pattern}, batch {self.batch}{length}, {self.dtype}{alone}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as they stand in a results file."""

@@ -16,7 +16,7 @@ from sparse_compiler.options import Options, nearest
 from sparse_compiler.pruning.patterns import parse_pattern
 
 from .case import DTYPES, Case, numbers
-from .check import Expectation, judge, read_expectations
+from .check import Check, judge, read_expectations
 from .engine import ENGINES, Engine, load_engine
 from .markdown import write_page
 from .measure import Method, machine_to_itself
@@ -53,6 +53,7 @@ class Request:
     overhead: bool = True
     roofline: bool = True
     json: Path | None = None
+    resume: bool = False
     plot: Path | None = None
     write: Path | None = None
     check: Path | None = None
@@ -76,7 +77,7 @@ def execute(request: Request, console: Console) -> int:
     return _judge(expectations, results, console)
 
 
-def cases_of(request: Request, expectations: Sequence[Expectation]) -> list[Case]:
+def cases_of(request: Request, expectations: Sequence[Check]) -> list[Case]:
     """What is to be measured: of the models named, the suite, and the check. OptionError if bad."""
     threads = request.threads or len(os.sched_getaffinity(0))
     if request.dtype not in DTYPES:
@@ -108,11 +109,11 @@ def _lines(request: Request, model: str) -> list[Line]:
     return lines
 
 
-def engines_of(request: Request, expectations: Sequence[Expectation]) -> list[Engine]:
+def engines_of(request: Request, expectations: Sequence[Check]) -> list[Engine]:
     """Ours first, then those asked for, or all. OptionError for an unknown one."""
     named = [name for name in request.against.split(",") if name]
     if not named and expectations:
-        named = [name for e in expectations for name in (e.slow, e.fast)]
+        named = [name for e in expectations for name in e.engines]
     wanted = [*OURS, *(named or ENGINES), *([request.baseline] if request.baseline else [])]
     engines = [load_engine(name) for name in dict.fromkeys(wanted)]
     names = [engine.name for engine in engines]
@@ -121,13 +122,14 @@ def engines_of(request: Request, expectations: Sequence[Expectation]) -> list[En
     return engines
 
 
-def _measure(request: Request, expectations: list[Expectation], console: Console) -> Results:
+def _measure(request: Request, expectations: list[Check], console: Console) -> Results:
     cases, engines = cases_of(request, expectations), engines_of(request, expectations)
     method = Method(
         rounds=request.rounds,
         tolerance=TOLERANCES[request.dtype],
         prepare_limit_s=request.time_limit,
     )
+    before = _before(request)
     if request.lock:
         method = replace(method, lock=request.lock)
     cache = Options.from_env().cache_dir / "bench"
@@ -144,14 +146,23 @@ def _measure(request: Request, expectations: list[Expectation], console: Console
     )
     if not console.is_terminal:
         plain = replace(settings, progress=_progress_lines(console))
-        return run_bench(plain, cases, request.command)
+        return run_bench(plain, cases, request.command, before)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
 
         def progress(status: str, rows: Sequence[Row]) -> None:
             current = [row for row in rows if row.case == rows[-1].case]
             live.update(render(current, status, console.width))
 
-        return run_bench(replace(settings, progress=progress), cases, request.command)
+        return run_bench(replace(settings, progress=progress), cases, request.command, before)
+
+
+def _before(request: Request) -> Results | None:
+    """What an interrupted run left, if it is to be taken up. OptionError if no file is named."""
+    if not request.resume:
+        return None
+    if not request.json:
+        raise OptionError("--resume without --json", fix="name the file that the run wrote")
+    return Results.load(request.json) if request.json.exists() else None
 
 
 def _progress_lines(console: Console) -> Progress:
@@ -185,7 +196,7 @@ def _write_outputs(request: Request, results: Results, console: Console) -> None
         console.print(f"page: {write_page(results, request.write)}")
 
 
-def _judge(expectations: Sequence[Expectation], results: Results, console: Console) -> int:
+def _judge(expectations: Sequence[Check], results: Results, console: Console) -> int:
     verdicts = [judge(expectation, results) for expectation in expectations]
     for verdict in verdicts:
         style = "green" if verdict.holds else "red"

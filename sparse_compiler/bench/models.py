@@ -19,6 +19,7 @@ from torch import nn
 from sparse_compiler.errors import OptionError, UnsupportedError
 from sparse_compiler.options import nearest
 
+from .architectures import MobileNetV3, UNet, YoloNeck
 from .case import Case
 from .layers import layer_inputs, parse_layer
 
@@ -53,6 +54,16 @@ class Field(nn.Module):
         return found
 
 
+class TextField(Field):
+    """The same for a model of tokens, whose arguments' order is each architecture's own."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        input_ids, attention_mask = inputs
+        answer = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        found: torch.Tensor = getattr(answer, self.field)
+        return found
+
+
 def _text(case: Case) -> Inputs:
     generator = torch.Generator().manual_seed(case.seed + 1)
     shape = (case.batch, case.tokens or 1)
@@ -60,20 +71,32 @@ def _text(case: Case) -> Inputs:
     return {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long)}
 
 
-def _image(size: int) -> Callable[[Case], Inputs]:
+def _floats(name: str, *shape: int) -> Callable[[Case], Inputs]:
+    """One input of normal random numbers; shape: of a sample."""
+
     def inputs(case: Case) -> Inputs:
         generator = torch.Generator().manual_seed(case.seed + 1)
-        return {"pixel_values": torch.randn(case.batch, 3, size, size, generator=generator)}
+        return {name: torch.randn(case.batch, *shape, generator=generator)}
 
     return inputs
 
 
-def _bert(**settings: Any) -> Callable[[Case], nn.Module]:
+def _image(size: int) -> Callable[[Case], Inputs]:
+    return _floats("pixel_values", 3, size, size)
+
+
+def _hidden(
+    architecture: str, *, pooler: bool | None = None, **settings: Any
+) -> Callable[[Case], nn.Module]:
+    """A model of tokens whose answer is its last hidden state. pooler: for those that have one."""
+
     def build(case: Case) -> nn.Module:
         import transformers
 
-        config = transformers.BertConfig(**settings)
-        return Field(transformers.BertModel(config, add_pooling_layer=False), "last_hidden_state")
+        config = getattr(transformers, f"{architecture}Config")(**settings)
+        more = {} if pooler is None else {"add_pooling_layer": pooler}
+        model = getattr(transformers, f"{architecture}Model")(config, **more)
+        return TextField(model, "last_hidden_state")
 
     return build
 
@@ -104,15 +127,34 @@ def _minilm(case: Case) -> nn.Module:
     return Field(model, "last_hidden_state")
 
 
-def _vision(architecture: str, **settings: Any) -> Callable[[Case], nn.Module]:
+def _vision(
+    architecture: str, task: str = "ForImageClassification", **settings: Any
+) -> Callable[[Case], nn.Module]:
     def build(case: Case) -> nn.Module:
         import transformers
 
         config = getattr(transformers, f"{architecture}Config")(**settings)
-        model = getattr(transformers, f"{architecture}ForImageClassification")(config)
-        return Field(model, "logits")
+        return Field(getattr(transformers, architecture + task)(config), "logits")
 
     return build
+
+
+def _whisper(case: Case) -> nn.Module:
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    config = WhisperConfig(
+        d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048
+    )
+    return Field(WhisperEncoder(config), "last_hidden_state")
+
+
+def _wav2vec2(case: Case) -> nn.Module:
+    from transformers import Wav2Vec2Config
+    from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
+
+    encoder: Callable[[Any], nn.Module] = Wav2Vec2FeatureEncoder
+    return encoder(Wav2Vec2Config())
 
 
 class DecodeStep(nn.Module):
@@ -180,20 +222,90 @@ def _rows(case: Case) -> Inputs:
 _IMAGE = _image(224)
 MODELS: dict[str, Model] = {
     "minilm": Model(_minilm_architecture, _text, tokens=128, real_weights=_minilm),
-    "bert": Model(_bert(), _text, tokens=128),
+    "bert": Model(_hidden("Bert", pooler=False), _text, tokens=128),
     "bert-tiny": Model(
-        _bert(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512),
+        _hidden(
+            "Bert",
+            pooler=False,
+            hidden_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=512,
+        ),
         _text,
         tokens=32,
     ),
+    "distilbert": Model(_hidden("DistilBert"), _text, tokens=128),
+    "roberta": Model(_hidden("Roberta", pooler=False), _text, tokens=128),
+    "gpt2": Model(_hidden("GPT2", use_cache=False), _text, tokens=128),
+    "llama-small": Model(
+        _hidden(
+            "Llama",
+            use_cache=False,
+            hidden_size=768,
+            intermediate_size=2048,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            num_key_value_heads=4,
+        ),
+        _text,
+        tokens=128,
+    ),
+    "whisper": Model(_whisper, _floats("input_features", 80, 3000), has_convolutions=True),
+    "wav2vec2": Model(_wav2vec2, _floats("input_values", 16000), has_convolutions=True),
     "resnet50": Model(_vision("ResNet", num_labels=1000), _IMAGE, has_convolutions=True),
+    "resnet18": Model(
+        _vision(
+            "ResNet",
+            layer_type="basic",
+            depths=[2, 2, 2, 2],
+            hidden_sizes=[64, 128, 256, 512],
+            num_labels=1000,
+        ),
+        _IMAGE,
+        has_convolutions=True,
+    ),
     "mobilenetv1": Model(
         _vision("MobileNetV1", num_labels=1001, tf_padding=False), _IMAGE, has_convolutions=True
     ),
     "mobilenetv2": Model(
         _vision("MobileNetV2", num_labels=1001, tf_padding=False), _IMAGE, has_convolutions=True
     ),
+    "mobilenetv3": Model(lambda case: MobileNetV3(), _IMAGE, has_convolutions=True),
+    "efficientnet": Model(
+        _vision(
+            "EfficientNet",
+            width_coefficient=1.0,
+            depth_coefficient=1.0,
+            hidden_dim=1280,
+            image_size=224,
+            num_labels=1000,
+        ),
+        _IMAGE,
+        has_convolutions=True,
+    ),
+    "convnext": Model(_vision("ConvNext", num_labels=1000), _IMAGE, has_convolutions=True),
+    "regnet": Model(_vision("RegNet", num_labels=1000), _IMAGE, has_convolutions=True),
     "vit": Model(_vision("ViT", num_labels=1000), _IMAGE, has_convolutions=True),
+    "deit": Model(
+        _vision(
+            "DeiT",
+            hidden_size=384,
+            num_attention_heads=6,
+            intermediate_size=1536,
+            num_labels=1000,
+        ),
+        _IMAGE,
+        has_convolutions=True,
+    ),
+    "swin": Model(_vision("Swin", num_labels=1000), _IMAGE, has_convolutions=True),
+    "segformer": Model(
+        _vision("Segformer", "ForSemanticSegmentation", num_labels=150),
+        _image(512),
+        has_convolutions=True,
+    ),
+    "unet": Model(lambda case: UNet(), _image(256), has_convolutions=True),
+    "yolo": Model(lambda case: YoloNeck(depth=2), _image(320), has_convolutions=True),
     "llama-decode": Model(_llama, _llama_step, tokens=1),
     "call-overhead": Model(_linears, _rows),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,25 @@ class Results:
         """Every case once, in the order of their first row."""
         return list(dict.fromkeys(row.case for row in self.rows))
 
+    def finished(self, case: Case, engines: Iterable[str]) -> bool:
+        """Whether each of these engines has its row for the case, and none was interrupted."""
+        states = {row.engine: row.status for row in self.of_case(case)}
+        return set(states) == set(engines) and "interrupted" not in states.values()
+
+    def keep(self, cases: Sequence[Case], engines: Sequence[str]) -> Results:
+        """Only those of the cases that are finished with these engines."""
+        kept = {c for c in cases if self.finished(c, engines)}
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if row.case in kept),
+            cases={c.key: self.cases[c.key] for c in kept},
+        )
+
+    def in_order(self, cases: Sequence[Case]) -> Results:
+        """The rows in the order of the cases."""
+        place = {case: at for at, case in enumerate(cases)}
+        return replace(self, rows=tuple(sorted(self.rows, key=lambda row: place[row.case])))
+
     def save(self, path: Path) -> None:
         """Write JSON, beside the target and then renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +122,17 @@ def _row(data: dict[str, Any]) -> Row:
     case, samples = Case(**data.pop("case")), tuple(data.pop("samples_ns"))
     disturbed = tuple(data.pop("disturbed"))
     return Row(case=case, samples_ns=samples, disturbed=disturbed, **data)
+
+
+def check_same_machine(before: Results, machine: Mapping[str, Any]) -> None:
+    """InputError where results cannot be continued: other processor, versions or commit."""
+    for key in ("cpu", "usable_cores", "versions", "commit"):
+        if before.machine[key] != machine[key]:
+            raise InputError(
+                f"the results to resume were measured with another {key}",
+                why=f"{before.machine[key]} then, {machine[key]} now",
+                fix="start anew: remove the file, or leave --resume out",
+            )
 
 
 def ratio_between(baseline: Row, other: Row) -> Ratio:

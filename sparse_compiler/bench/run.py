@@ -32,7 +32,7 @@ from .measure import (
     run_rounds,
     spread_ms,
 )
-from .results import Results, Row, interrupted, ratio_between
+from .results import Results, Row, check_same_machine, interrupted, ratio_between
 from .roofline import Roofs, shares
 from .stats import relative_error
 
@@ -92,10 +92,14 @@ class _CaseRun:
         )
 
 
-def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
+def run_bench(
+    bench: Bench, cases: Sequence[Case], command: str, before: Results | None = None
+) -> Results:
     """Measure every case; Ctrl-C gives the partial results, marked.
 
-    bench.checkpoint gets the results so far, marked partial too, after every case.
+    bench.checkpoint gets the results so far, marked partial too, after every case. before: the
+    results of an earlier run, whose finished cases are not measured again. Raises InputError if
+    that run was on another machine or commit.
     """
     method = {
         **asdict(bench.method),
@@ -105,13 +109,18 @@ def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
     results = Results(
         (), describe_machine(), command, method, {}, datetime.now(UTC).isoformat(timespec="seconds")
     )
+    if before:
+        check_same_machine(before, results.machine)
+        kept = before.keep(cases, [engine.name for engine in bench.engines])
+        results = replace(results, rows=kept.rows, cases=kept.cases)
+    remaining = [case for case in cases if not results.of_case(case)]
     overheads: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="sparse-compiler-bench-") as scratch:
         try:
-            if bench.overhead:
+            if bench.overhead and remaining:
                 overheads = _overheads(bench, Path(scratch), cases[0].threads)
-            for at, case in enumerate(cases):
-                bench = replace(bench, stage=f"case {at + 1} of {len(cases)}, ")
+            for at, case in enumerate(remaining):
+                bench = replace(bench, stage=f"case {at + 1} of {len(remaining)}, ")
                 state = _CaseRun(case, _fresh(Path(scratch) / case.key))
                 try:
                     _run_case(bench, state, results.rows)
@@ -120,10 +129,10 @@ def run_bench(bench: Bench, cases: Sequence[Case], command: str) -> Results:
                     results = _with_case(results, state)
                 shutil.rmtree(state.folder)
                 bench.progress(f"{bench.stage}{case.key}: done", results.rows)
-                bench.checkpoint(replace(results, partial=case is not cases[-1]))
+                bench.checkpoint(replace(results, partial=case is not remaining[-1]))
         except KeyboardInterrupt:
-            return replace(results, partial=True)
-    return results
+            return replace(results.in_order(cases), partial=True)
+    return results.in_order(cases)
 
 
 def _with_case(results: Results, state: _CaseRun) -> Results:

@@ -1,6 +1,7 @@
-"""The named lists of cases: layers, models, decode, structured, and the short one of `make bench`.
+"""The named lists of cases: layers, models, engine, decode, structured, and `make bench`'s short.
 
-A suite is (model, pattern, sparsities) lines; batch 1 and the model's own length unless said.
+A suite is (model, pattern, sparsities) lines; batch 1, the model's own length and the threads
+asked for unless said.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ SOME = (0.0, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class Line:
-    """Cases of one model and pattern. sparsities None: 0 and what the pattern fixes."""
+    """Cases of one model and pattern. tokens None: the model's; threads None: those asked for."""
 
     model: str
     sparsities: tuple[float, ...] = ALL
     pattern: str = "unstructured"
     batch: int = 1
     tokens: int | None = None
+    threads: int | None = None
 
 
 _BERT_LAYERS = ("linear-768x768", "linear-3072x768", "linear-768x3072")
@@ -48,6 +50,26 @@ _RESNET_LAYERS = (
 )
 _MOBILENET_LAYERS = ("conv-128x64x1@56", "conv-512x512x1@14", "conv-1024x1024x1@7")
 _MODELS = ("minilm", "bert", "resnet50", "mobilenetv1", "mobilenetv2", "vit")
+_ENGINE = ("bert", "minilm", "vit", "resnet50", "mobilenetv1")
+_ZOO = (
+    "distilbert",
+    "roberta",
+    "gpt2",
+    "llama-small",
+    "whisper",
+    "wav2vec2",
+    "resnet18",
+    "mobilenetv2",
+    "mobilenetv3",
+    "efficientnet",
+    "convnext",
+    "regnet",
+    "deit",
+    "swin",
+    "segformer",
+    "unet",
+    "yolo",
+)
 _PATTERNS = ("4x1", "8x1", "16x1", "4x4", "channel")
 
 SUITES: dict[str, tuple[Line, ...]] = {
@@ -69,6 +91,12 @@ SUITES: dict[str, tuple[Line, ...]] = {
         for pattern in ("unstructured", "4x1")
     ),
     "models": tuple(Line(model) for model in _MODELS),
+    "engine": tuple(Line(model) for model in _ENGINE),
+    "engine-batch": tuple(
+        Line(model, batch=batch) for model in ("resnet50", "minilm") for batch in (8, 32)
+    ),
+    "engine-one-thread": tuple(Line(model, threads=1) for model in _ENGINE),
+    "zoo": tuple(Line(model, SOME) for model in _ZOO),
     "decode": (
         *(Line(layer, SOME, tokens=t) for layer in _LLAMA_LAYERS for t in (1, 4)),
         Line("llama-decode", SOME, tokens=1),
@@ -84,11 +112,13 @@ SUITES: dict[str, tuple[Line, ...]] = {
 }
 
 
-def suite_cases(name: str, threads: int) -> list[Case]:
-    """The cases of a suite; OptionError with the nearest names for an unknown one."""
-    if name not in SUITES:
-        raise OptionError(f"no suite is named {name!r}", fix=nearest(name, SUITES))
-    return expand(SUITES[name], threads)
+def suite_cases(names: str, threads: int) -> list[Case]:
+    """The cases of a suite, or of several as "a,b". OptionError with the nearest names."""
+    wanted = names.split(",")
+    for name in wanted:
+        if name not in SUITES:
+            raise OptionError(f"no suite is named {name!r}", fix=nearest(name, SUITES))
+    return expand([line for name in wanted for line in SUITES[name]], threads)
 
 
 def expand(lines: Sequence[Line], threads: int, dtype: str = "float32") -> list[Case]:
@@ -106,7 +136,7 @@ def expand(lines: Sequence[Line], threads: int, dtype: str = "float32") -> list[
                     line.batch,
                     tokens,
                     dtype,
-                    threads,
+                    line.threads or threads,
                 )
             )
     return list(dict.fromkeys(cases))

@@ -6,6 +6,7 @@ memory, whichever takes longer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +49,77 @@ class LinearShape:
     n: int
 
 
+@dataclass(frozen=True)
+class ConvShape:
+    """A [rows, columns] weight with nnz non-zeros, of all groups, applied to n output columns.
+
+    columns: channels of a group times taps. strided: neighbours in the output are not neighbours in
+    the input (any stride above 1, or an output of another width).
+    """
+
+    rows: int
+    columns: int
+    nnz: int
+    n: int
+    taps: int
+    groups: int = 1
+    strided: bool = False
+
+    @property
+    def depthwise(self) -> bool:
+        """One input channel to each group."""
+        return self.columns == self.taps and self.groups > 1
+
+
+@dataclass(frozen=True)
+class ConvCopy:
+    """Nanoseconds of making one vector of a panel, by how it lies in the input; of one mask."""
+
+    rows: float
+    windows: float
+    strided: float
+    mask: float
+
+    def busy_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float:
+        """Copying all panels; as in `divide_conv` of conv.h, wide planes are shared out."""
+        vectors = -(-shape.n // machine.vector)
+        each = self.rows if shape.taps == 1 else self.windows
+        each = self.strided if shape.strided else each
+        masks = 0.0 if shape.taps == 1 else self.mask * shape.taps
+        parts = max(1, min(threads, vectors // _WIDE))
+        if shape.groups > 1:
+            parts = max(parts, min(threads, shape.groups))
+        return vectors * (each * shape.columns * shape.groups + masks) / parts
+
+
+_WIDE = 16  # vectors of a thread's part of a plane
+
+
+def torch_conv_ns(shape: ConvShape, machine: Machine, threads: int) -> float:
+    """What torch's dense convolution takes: its arithmetic on whole vectors of channels, and
+    bringing the weight into oneDNN's order, which happens at every call.
+
+    Fitted to `benchmarks/kernels/conv.py`, within 18 % on ResNet-50 and MobileNetV1.
+    """
+    peak = machine.flops_per_ns * machine.torch_share * threads
+    if shape.depthwise:
+        compute = 2 * shape.rows * shape.columns * shape.n / (peak * _DEPTHWISE_SHARE)
+        return compute + _TORCH_CONV_NS
+    rows = -(-shape.rows // shape.groups // machine.vector) * machine.vector
+    channels = shape.columns / shape.taps
+    if channels > _FIRST_LAYER:
+        channels = math.ceil(channels / machine.vector) * machine.vector
+    numbers = shape.groups * rows * channels * shape.taps
+    reorder = shape.rows * shape.columns * 4 / _REORDER_BYTES_PER_NS
+    return 2 * numbers * shape.n / peak + reorder + _TORCH_CONV_NS
+
+
+_TORCH_CONV_NS = 20_000.0  # a call, two reorders of the activations
+_REORDER_BYTES_PER_NS = 35.0
+_DEPTHWISE_SHARE = 0.13  # of the speed of a full convolution
+_FIRST_LAYER = 4  # channels up to which oneDNN does not pad them
+
+
 def torch_linear_ns(shape: LinearShape, machine: Machine, threads: int) -> float:
     """What torch's dense linear takes: every weight times every column, or reading the weight."""
     numbers = shape.rows * shape.columns
@@ -65,6 +137,9 @@ class Format(Protocol):
 
     def linear_ns(self, shape: LinearShape, machine: Machine, threads: int) -> float:
         """Predicted time of a linear in nanoseconds."""
+
+    def conv_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float:
+        """Predicted time of a convolution in nanoseconds."""
 
 
 FORMATS: Registry[Format] = Registry("format", "sparse_compiler.formats")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..analysis.sparsity import SparsityFacts
 from ..codegen.program import TorchStep
-from ..ir.expr import functions_of, parse_expr
+from ..ir.expr import functions_of
 from ..ir.graph import Graph, Node
 from ..ir.refusal import No
-from ..ops.linear import Linear
-from ..ops.pack import is_packed
+from ..ops.embedding import Embedding
+from ..ops.epilogue import TakesEpilogue
+from ..ops.pack import packs_weight
 from ..ops.torch_call import TorchCall
 from ..passes.base import TORCH, Context
+from ..passes.provenance import weight_sources
 from ..runtime.pipeline import Lowered
 
 _LAYER_CALLS = (
@@ -106,7 +108,7 @@ def report_of(lowered: Lowered) -> Report:
             continue
         weight = layer_weight(lowered.graph, node)
         if weight is not None:
-            entries.append(_entry(lowered, node, weight))
+            entries += _entries(lowered, node, weight)
     calls = sum(isinstance(step, TorchStep) for step in lowered.program.steps)
     return Report(
         tuple(entries),
@@ -121,19 +123,47 @@ def layer_weight(graph: Graph, node: Node) -> str | None:
     """The weight-time value that makes a node a layer; None for other nodes."""
     if node.op.weight_input is not None:
         return node.inputs[node.op.weight_input]
-    if isinstance(node.op, TorchCall) and node.op.target.startswith(_LAYER_CALLS):
-        weights = [i for i in node.inputs if i in graph.weight_time and _rank(graph, i) >= 2]
-        return weights[0] if weights else None
+    called = isinstance(node.op, TorchCall) and node.op.target.startswith(_LAYER_CALLS)
+    if called or isinstance(node.op, Embedding):
+        params = {param.name for param in graph.params}
+        weights = [i for i in node.inputs if i in graph.weight_time and _root(graph, i) in params]
+        return next((i for i in weights if graph.tensor(i).rank >= 2), None)
     return None
 
 
-def _rank(graph: Graph, name: str) -> int:
-    return graph.tensor(name).rank
+def _root(graph: Graph, value: str) -> str:
+    """What a weight-time value was made of first: a parameter, or a constant."""
+    while value in graph.producers and graph.producers[value].inputs:
+        value = graph.producers[value].inputs[0]
+    return value
 
 
-def _entry(lowered: Lowered, node: Node, weight: str) -> LayerEntry:
+def _entries(lowered: Lowered, node: Node, weight: str) -> list[LayerEntry]:
+    """One entry, or one for each layer that a merged matrix was made of."""
+    graph, facts = lowered.graph, lowered.context.facts
+    sources = weight_sources(graph, weight, facts)
+    entries = [_entry(lowered, node, weight, source) for source in sources]
+    rows = [facts[source].rows if source in facts else 1 for source in sources]
+    if len(entries) == 1:
+        return entries
+    return [_share(e, r / sum(rows)) for e, r in zip(entries, rows, strict=True)]
+
+
+def _share(entry: LayerEntry, share: float) -> LayerEntry:
+    """The entry with its part of the time that the merged layers take."""
+
+    def part(ms: float | None) -> float | None:
+        return None if ms is None else ms * share
+
+    candidates = tuple(
+        replace(c, predicted_ms=part(c.predicted_ms), measured_ms=part(c.measured_ms))
+        for c in entry.candidates
+    )
+    return replace(entry, candidates=candidates)
+
+
+def _entry(lowered: Lowered, node: Node, weight: str, source: str) -> LayerEntry:
     graph, context = lowered.graph, lowered.context
-    source = weight_source(graph, weight)
     facts = context.facts.get(source) or context.facts.get(weight)
     native = getattr(node.type, "layout", None) is not None
     format_ = graph.tensor(weight).format if native else "dense"
@@ -147,7 +177,7 @@ def _entry(lowered: Lowered, node: Node, weight: str) -> LayerEntry:
         pattern=facts.pattern if facts else "unknown",
         density=facts.density if facts else 1.0,
         format=format_,
-        kernel=f"linear_{format_}" if native else "torch",
+        kernel=_kernel(graph, node, format_) if native else "torch",
         native=native,
         fused=_fused(node),
         reason=_reason(node, native, format_, facts, context),
@@ -156,20 +186,16 @@ def _entry(lowered: Lowered, node: Node, weight: str) -> LayerEntry:
     )
 
 
-def weight_source(graph: Graph, weight: str) -> str:
-    """The value that `pack` and views were applied to, up to the parameter where it is one."""
-    while weight in graph.producers:
-        node = graph.producers[weight]
-        if not (node.op.view or is_packed(graph, weight)) or len(node.inputs) != 1:
-            break
-        weight = node.inputs[0]
-    return weight
+def _kernel(graph: Graph, node: Node, format_: str) -> str:
+    """What runs the layer: a kernel for its format, or the one for weights that are not packed."""
+    if node.op.weight_input is None:
+        return node.op.name
+    return f"{node.op.name}_{format_}" if packs_weight(graph, node) else "depthwise"
 
 
 def module_name(graph: Graph, value: str) -> str:
     """Path of the module that holds a weight-time value's parameter: `encoder.fc1`."""
-    while value in graph.producers and graph.producers[value].inputs:
-        value = graph.producers[value].inputs[0]
+    value = _root(graph, value)
     path = value.split(".")
     for i, part in enumerate(path):
         last = i == len(path) - 1
@@ -179,9 +205,10 @@ def module_name(graph: Graph, value: str) -> str:
 
 
 def _fused(node: Node) -> tuple[str, ...]:
-    if not isinstance(node.op, Linear):
+    if not isinstance(node.op, TakesEpilogue):
         return ()
-    return ("bias",) * node.op.bias + tuple(sorted(functions_of(parse_expr(node.op.epilogue))))
+    bias = ("bias",) if node.op.operands > 2 else ()
+    return bias + tuple(sorted(functions_of(node.op.tree)))
 
 
 def _reason(
@@ -190,10 +217,14 @@ def _reason(
     """Why a layer is not sparse; None where it is."""
     if native and format_ != "dense":
         return None
+    if isinstance(node.op, TorchCall):
+        return str(node.op.planar((), ()))
     refusals = context.refusals.get(node.name, [])
     if native:
         others = context.candidates.get(node.name, ())
         refused = [c.refused for c in others if c.refused and c.format != TORCH]
+        refused += [r for r in refusals if r.code == "depthwise"]
+        refused += [No("table", "whole rows are read from it")] * isinstance(node.op, Embedding)
         return str(refused[0]) if refused else None
     useful = [r for r in refusals if r.code not in ("not_packed", "outside_region", "packed")]
     if useful:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+import sympy
+
 from ..errors import VerifyError
-from .attrs import print_attr
+from .attrs import map_attr, print_attr
 from .op import Op
 from .types import TensorType, Type, symbols_in
 
@@ -63,8 +65,25 @@ def is_weight_time(op: Op, inputs: tuple[str, ...], type_: Type, known: Containe
 
     A slice of a parameter to a symbolic size changes from call to call, and so do random numbers.
     """
-    fixed = bool(inputs) and all(name in known for name in inputs)
-    return fixed and not symbols_in(type_) and not op.random
+    return _is_fixed(op, inputs, known) and not symbols_in(type_) and not _attr_symbols(op)
+
+
+def _is_fixed(op: Op, inputs: tuple[str, ...], known: Container[str]) -> bool:
+    """Nothing but `known` values and attributes decide the result; from nothing only in our ops."""
+    return bool(inputs or op.rows) and all(name in known for name in inputs) and not op.random
+
+
+def _attr_symbols(op: Op) -> set[str]:
+    """Names of the symbols in an op's attributes."""
+    found: set[str] = set()
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, sympy.Basic):
+            found.update(s.name for s in value.free_symbols if isinstance(s, sympy.Symbol))
+        return value
+
+    map_attr(tuple(getattr(op, f.name) for f in fields(op)), leaf)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +134,20 @@ class Graph:
         known = {p.name for p in self.params} - {target for _, target in self.updates}
         for node in self.nodes:
             if is_weight_time(node.op, node.inputs, node.type, known):
+                known.add(node.name)
+        return frozenset(known)
+
+    @cached_property
+    def bind_time(self) -> frozenset[str]:
+        """Values that parameters and sizes of inputs decide, those of weight time among them.
+
+        They are computed when shapes are bound: positions of a symbolic length, masks made of them.
+        """
+        known = {p.name for p in self.params} - {target for _, target in self.updates}
+        sizes = {name for value in self.inputs for name in symbols_in(value.type)}
+        for node in self.nodes:
+            needed = symbols_in(node.type) | _attr_symbols(node.op)
+            if _is_fixed(node.op, node.inputs, known) and needed <= sizes:
                 known.add(node.name)
         return frozenset(known)
 

@@ -26,6 +26,8 @@ class Op:
     name: ClassVar[str] = ""
     view: ClassVar[bool] = False  # moves no number: the result is the input, renamed
     weight_input: ClassVar[int | None] = None  # which input holds the weight of a layer
+    channel_dim: ClassVar[int] = -1  # which dimension of the result a bias runs along
+    rows: ClassVar[bool] = False  # has a kernel on row-major buffers of any dtype
 
     def infer(self, types: tuple[Type, ...]) -> Type | None:
         """The result's type, or None where only the importer knows it (`torch_call`)."""
@@ -49,6 +51,10 @@ class Op:
         inputs depend on parameters alone. The result's layout then follows from `infer`.
         """
         return No("op_unsupported", f"{self.name} has no kernel for planes")
+
+    def free(self, types: tuple[Type, ...]) -> bool:
+        """True for a view whose result lies in the bytes of its input, laid out as in `types`."""
+        return False
 
     def bind(self, symbols: Mapping[str, int], objects: Mapping[str, Any]) -> Self:
         """The same op with numbers for symbolic attributes and objects for their names."""

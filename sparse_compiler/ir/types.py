@@ -3,7 +3,7 @@
 A dimension is an int or a sympy expression over named symbols (torch's own symbolic shapes).
 A layout is an order of the logical dimensions with a bar: left of it the planes, outermost
 first, right of it what lies contiguous inside a plane. `{2|0,1}` on `[B, S, C]` stores C planes
-of B*S floats each. A type without a layout is row-major.
+of B*S floats each; `{|0,1,2}` is native row-major. A type without a layout lives in a torch tensor.
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ class Layout:
     order: tuple[int, ...]
     planes: int
 
+    @classmethod
+    def rows(cls, rank: int) -> Layout:
+        """Row-major, without planes: `{|0,1,2}`."""
+        return cls(tuple(range(rank)), 0)
+
     def __str__(self) -> str:
         outer = ",".join(map(str, self.order[: self.planes]))
         inner = ",".join(map(str, self.order[self.planes :]))
@@ -158,6 +163,16 @@ class TupleType:
 
 
 Type: TypeAlias = TensorType | ScalarType | TupleType
+
+
+def result_layout(
+    tensors: Iterable[TensorType], rank: int, planar: Layout | None
+) -> Layout | None:
+    """Layout of an op's result of rank `rank`: none, row-major or `planar`, as its inputs are."""
+    layouts = [t.layout for t in tensors if t.layout is not None]
+    if not layouts:
+        return None
+    return Layout.rows(rank) if any(layout.planes == 0 for layout in layouts) else planar
 
 
 def symbols_in(type_: Type | None) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,12 +27,14 @@ class Attention(Op):
 
     The mask is bool (true: attend) or additive, and broadcasts to [B, H, Sq, Sk]. `causal` aligns
     at the top left, as torch's. H is a multiple of G (grouped queries). scale: none = 1/sqrt(D).
+    A query that may attend to nothing gives zeros, as torch's, or NaN, as a softmax, if `nan_rows`.
     """
 
     name: ClassVar[str] = "attention"
     mask: bool = False
     causal: bool = False
     scale: float | None = None
+    nan_rows: bool = False
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         tensors = tensor_inputs(self, types, 3 + self.mask, 3 + self.mask)
@@ -54,10 +57,8 @@ class Attention(Op):
     ) -> tuple[Layout | None, ...] | No:
         tensors = tensor_inputs(self, types, 3, 4)
         q, _, v = tensors[:3]
-        if any(t.layout != PLANES for t in tensors[:3]):
-            return No("outside_region", "query, key and value are not all computed in planes")
-        if q.shape[2] != tensors[1].shape[2]:
-            return No("cross_attention", f"{q.shape[2]} queries but {tensors[1].shape[2]} keys")
+        if all(t.layout is None or t.layout.planes == 0 for t in tensors[:3]):
+            return No("outside_region", "none of query, key and value is computed in planes")
         sizes = (q.shape[1], q.shape[3], v.shape[1], v.shape[3])
         if not all(isinstance(s, int) for s in sizes) or max(map(int, sizes[1::2])) > MAX_HEAD_SIZE:
             return No("head_size", f"heads and sizes {sizes}; up to {MAX_HEAD_SIZE}, no symbols")
@@ -82,4 +83,17 @@ class Attention(Op):
         )
         if not isinstance(result, torch.Tensor):
             raise VerifyError("attention gave no tensor")
-        return result
+        return result if not self.nan_rows else result.masked_fill(self._blind(inputs), math.nan)
+
+    def _blind(self, inputs: tuple[Any, ...]) -> Any:
+        """[B, H, Sq, 1]: true for a query whose scores are all -inf."""
+        q, k = inputs[:2]
+        open_ = torch.zeros(*q.shape[:3], k.shape[2], dtype=q.dtype)
+        if self.mask:
+            mask = inputs[3]
+            hidden = ~mask if mask.dtype == torch.bool else mask == -math.inf
+            open_ = open_.masked_fill(hidden, -math.inf)
+        if self.causal:
+            later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
+            open_ = open_.masked_fill(later, -math.inf)
+        return (open_ == -math.inf).all(-1, keepdim=True)

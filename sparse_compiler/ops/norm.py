@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 
 from ..errors import VerifyError
+from ..ir.expr import Expr, parse_expr
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type
-from .pointwise import same_dtype
+from .epilogue import apply_epilogue, check_epilogue
+from .pointwise import operand_layouts, same_dtype
 
 
 def down_the_planes(
@@ -21,7 +23,7 @@ def down_the_planes(
 
     Its other inputs are vectors along that dimension.
     """
-    tensors = tensor_inputs(op, types, 1, 3)
+    tensors = tensor_inputs(op, types, 1, 64)
     x = tensors[0]
     if x.layout is None:
         return No("outside_region", "the input is not computed in planes")
@@ -32,59 +34,92 @@ def down_the_planes(
     return (x.layout, *(None for _ in tensors[1:]))
 
 
-def _like_first(op: Op, types: tuple[Type, ...], count: int) -> TensorType:
-    """The type of a norm: its first input's; the others are vectors along the last dimension."""
-    tensors = tensor_inputs(op, types, count, count)
-    for vector in tensors[1:]:
-        if vector.shape != tensors[0].shape[-1:]:
-            raise VerifyError(f"{op.name} of {tensors[0].shape} with {vector.shape}")
-    return TensorType(same_dtype(op.name, tensors), tensors[0].shape, tensors[0].layout)
+class _Norm(Op):
+    """What the two norms share: x, its vectors, then what the epilogue reads as x1, x2, ..."""
+
+    epilogue: str
+
+    @property
+    def vectors(self) -> int:
+        """How many inputs after x are vectors along the last dimension."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what vectors it reads")
+
+    @property
+    def tree(self) -> Expr:
+        """The epilogue, parsed."""
+        return parse_expr(self.epilogue)
+
+    @property
+    def operands(self) -> int:
+        """Index of the first input that the epilogue reads."""
+        return 1 + self.vectors
+
+    def infer(self, types: tuple[Type, ...]) -> TensorType:
+        tensors = tensor_inputs(self, types, self.operands, 64)
+        for vector in tensors[1 : self.operands]:
+            if vector.shape != tensors[0].shape[-1:]:
+                raise VerifyError(f"{self.name} of {tensors[0].shape} with {vector.shape}")
+        check_epilogue(self, tensors[0].shape, tensors)
+        return TensorType(same_dtype(self.name, tensors), tensors[0].shape, tensors[0].layout)
+
+    def planar(
+        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+    ) -> tuple[Layout | None, ...] | No:
+        first = self.operands
+        layouts = down_the_planes(self, types[:first], weight_time[:first])
+        if isinstance(layouts, No) or layouts[0] is None:
+            return layouts
+        tensors = tensor_inputs(self, types, first, 64)
+        operands = operand_layouts(
+            tensors[0].shape, layouts[0], tensors[first:], weight_time[first:]
+        )
+        return operands if isinstance(operands, No) else (*layouts, *operands)
 
 
 @OPS.register("layer_norm")
 @dataclass(frozen=True)
-class LayerNorm(Op):
+class LayerNorm(_Norm):
     """(x - mean) / sqrt(var + eps) over the last dimension C, times gamma [C], plus beta [C].
 
-    Inputs: x [..., C], then gamma if `scale`, then beta if `shift`. The variance is the biased one.
+    Inputs: x [..., C], then gamma if `scale`, then beta if `shift`, then operands of the epilogue.
+    The variance is the biased one.
     """
 
     name: ClassVar[str] = "layer_norm"
     eps: float = 1e-5
     scale: bool = True
     shift: bool = True
+    epilogue: str = "x0"
 
-    def infer(self, types: tuple[Type, ...]) -> TensorType:
-        return _like_first(self, types, 1 + self.scale + self.shift)
-
-    def planar(
-        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
-    ) -> tuple[Layout | None, ...] | No:
-        return down_the_planes(self, types, weight_time)
+    @property
+    def vectors(self) -> int:
+        return self.scale + self.shift
 
     def reference(self, *inputs: Any) -> Any:
         gamma = inputs[1] if self.scale else None
-        beta = inputs[-1] if self.shift else None
-        return F.layer_norm(inputs[0], inputs[0].shape[-1:], gamma, beta, self.eps)
+        beta = inputs[self.vectors] if self.shift else None
+        result = F.layer_norm(inputs[0], inputs[0].shape[-1:], gamma, beta, self.eps)
+        return apply_epilogue(self, result, inputs)
 
 
 @OPS.register("rms_norm")
 @dataclass(frozen=True)
-class RmsNorm(Op):
-    """x / sqrt(mean(x^2) + eps) over the last dimension C, times gamma [C] if `scale`."""
+class RmsNorm(_Norm):
+    """x / sqrt(mean(x^2) + eps) over the last dimension C, times gamma [C] if `scale`.
+
+    Inputs: x [..., C], then gamma if `scale`, then operands of the epilogue.
+    """
 
     name: ClassVar[str] = "rms_norm"
     eps: float = 1e-6
     scale: bool = True
+    epilogue: str = "x0"
 
-    def infer(self, types: tuple[Type, ...]) -> TensorType:
-        return _like_first(self, types, 1 + self.scale)
-
-    def planar(
-        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
-    ) -> tuple[Layout | None, ...] | No:
-        return down_the_planes(self, types, weight_time)
+    @property
+    def vectors(self) -> int:
+        return int(self.scale)
 
     def reference(self, *inputs: Any) -> Any:
         gamma = inputs[1] if self.scale else None
-        return F.rms_norm(inputs[0], inputs[0].shape[-1:], gamma, self.eps)
+        result = F.rms_norm(inputs[0], inputs[0].shape[-1:], gamma, self.eps)
+        return apply_epilogue(self, result, inputs)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from ..errors import VerifyError
-from ..ir.expr import Expr, parse_expr
+from ..ir.expr import Call, Expr, parse_expr
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import Dim, Layout, TensorType, Type
+from ..ir.types import Dim, Layout, TensorType, Type, result_layout, torch_dtype
 from . import scalar
 
 
@@ -55,18 +56,49 @@ def operand_layouts(
             found.append(None)
         elif operand.shape == shape:
             found.append(layout)
+        elif (spread := spread_layout(shape, layout, operand.shape, fixed)) is not None:
+            found.append(spread)
         else:
             return No("broadcast", f"an operand of shape {operand.shape} is spread over {shape}")
     return tuple(found)
 
 
+def spread_layout(
+    shape: tuple[Dim, ...], layout: Layout, operand: tuple[Dim, ...], fixed: bool
+) -> Layout | None:
+    """Where an operand lies that broadcasts to a result in `layout`; None if no kernel reads it so.
+
+    Its planes are those of the result, or serve whole runs of them. A constant (`fixed`) is written
+    out over the columns when shapes are bound; an activation has all columns, or one a sample.
+    """
+    if not layout.inner:
+        return None
+    missing = len(shape) - len(operand)
+    full = (1,) * missing + operand
+    planes = [full[d] != 1 for d in layout.outer if shape[d] != 1]
+    runs = sum(a and not b for a, b in pairwise((*planes, False)))
+    batch, *columns = layout.inner
+    whole = {full[d] == shape[d] for d in columns if shape[d] != 1}
+    if runs > 1 or (not fixed and (missing or full[batch] != shape[batch] or len(whole) > 1)):
+        return None
+    order = tuple(d - missing for d in layout.order if d >= missing)
+    outer = sum(d >= missing for d in layout.outer)
+    return Layout(order, outer) if outer else None
+
+
 @OPS.register("pointwise")
 @dataclass(frozen=True)
 class Pointwise(Op):
-    """expr of the inputs x0, x1, ... element by element, with broadcasting. One dtype for all."""
+    """expr of the inputs x0, x1, ... element by element, with broadcasting.
+
+    The inputs may differ in dtype: see `scalar.py`. dtype: of the result, which is converted to it;
+    none: what the expression gives.
+    """
 
     name: ClassVar[str] = "pointwise"
+    rows: ClassVar[bool] = True
     expr: str = "x0"
+    dtype: str | None = None
 
     @property
     def tree(self) -> Expr:
@@ -76,9 +108,11 @@ class Pointwise(Op):
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         tensors = tensor_inputs(self, types, 1, 64)
         scalar.check(self.tree, len(tensors))
+        dtype = scalar.dtype_of(self.tree, tuple(t.dtype for t in tensors))
         shape = broadcast(*(t.shape for t in tensors))
-        layout = next((t.layout for t in tensors if t.shape == shape and t.layout), None)
-        return TensorType(same_dtype(self.name, tensors), shape, layout)
+        planar = next((t.layout for t in tensors if t.shape == shape and t.layout), None)
+        layout = result_layout(tensors, len(shape), planar)
+        return TensorType(self.dtype or dtype, shape, layout)
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
@@ -88,9 +122,20 @@ class Pointwise(Op):
         layouts = [t.layout for t in tensors if t.layout is not None and t.shape == shape]
         if not layouts:
             return No("outside_region", "no operand is computed in planes")
-        if tensors[0].dtype != "f32":
-            return No("dtype_unsupported", f"kernels compute in f32, this op in {tensors[0].dtype}")
+        foreign = self._foreign(tensors)
+        if foreign is not None:
+            return No("dtype_unsupported", f"kernels compute in f32, this op in {foreign}")
         return operand_layouts(shape, layouts[0], tensors, weight_time)
 
+    def _foreign(self, tensors: tuple[TensorType, ...]) -> str | None:
+        """A dtype that vectors of f32 cannot stand for, among operands, parts and result."""
+        inside = scalar.dtypes_in(self.tree, tuple(t.dtype for t in tensors))
+        between = (d for part, d in inside.items() if isinstance(part, Call) and d != "bool")
+        dtypes = (*(t.dtype for t in tensors), self.infer(tensors).dtype, *between)
+        return next((dtype for dtype in dtypes if dtype != "f32"), None)
+
     def reference(self, *inputs: Any) -> Any:
-        return scalar.evaluate(self.tree, inputs)
+        if len({t.dim() for t in inputs}) > 1:  # torch promotes single numbers by another rule
+            inputs = tuple(t.reshape(1) if t.dim() == 0 else t for t in inputs)
+        result = scalar.evaluate(self.tree, inputs)
+        return result if self.dtype is None else result.to(torch_dtype(self.dtype))

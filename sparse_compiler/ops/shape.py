@@ -1,14 +1,29 @@
-"""Ops that rename elements and compute nothing: reshape, permute, slice; and relayout."""
+"""Ops that rename elements and compute nothing: reshape, permute, slice, expand; and relayout.
+
+`free(types)` tells whether one needs no copy where its input lies; as a torch view none does.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
+
+import sympy
+from torch.utils._sympy.functions import FloorDiv
 
 from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import Dim, Layout, TensorType, Type, as_dim, product
+from ..ir.types import Dim, Layout, TensorType, Type, as_dim, product, result_layout
+from .pointwise import broadcast
+
+OUTSIDE = No("outside_region", "the input is not computed in planes")
+
+
+def in_planes(x: TensorType) -> Layout | None:
+    """The layout of what lies in planes; None of a torch tensor and of native rows."""
+    return x.layout if x.layout is not None and x.layout.planes else None
 
 
 @OPS.register("reshape")
@@ -18,6 +33,7 @@ class Reshape(Op):
 
     name: ClassVar[str] = "reshape"
     view: ClassVar[bool] = True
+    rows: ClassVar[bool] = True
     shape: tuple[Dim, ...] = ()
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
@@ -26,12 +42,25 @@ class Reshape(Op):
         if all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]:
             raise VerifyError(f"reshape of {x.shape} to {self.shape} changes the size")
         layout = None if x.layout is None else reshape_layout(x.shape, x.layout, self.shape)
-        return TensorType(x.dtype, self.shape, layout)
+        return TensorType(x.dtype, self.shape, result_layout((x,), len(self.shape), layout))
+
+    def free(self, types: tuple[Type, ...]) -> bool:
+        """True where the bytes stay as they are, in the layout of the input."""
+        (x,) = tensor_inputs(self, types, 1, 1)
+        return x.layout is None or self.infer(types).layout is not None
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:
-        return _free_in_planes(self, types)
+        (x,) = tensor_inputs(self, types, 1, 1)
+        layout = in_planes(x)
+        if layout is None:
+            return OUTSIDE
+        sides = (tuple(sorted(layout.outer)), tuple(sorted(layout.inner)))
+        for wanted in (layout, Layout(sides[0] + sides[1], layout.planes)):
+            if reshape_layout(x.shape, wanted, self.shape) is not None:
+                return (wanted,)
+        return No("layout", f"{self.name} moves elements between planes")
 
     def reference(self, *inputs: Any) -> Any:
         return inputs[0].reshape(self.shape)
@@ -44,6 +73,7 @@ class Permute(Op):
 
     name: ClassVar[str] = "permute"
     view: ClassVar[bool] = True
+    rows: ClassVar[bool] = True
     dims: tuple[int, ...] = ()
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
@@ -53,12 +83,23 @@ class Permute(Op):
         layout = x.layout
         if layout is not None:
             layout = Layout(tuple(self.dims.index(d) for d in layout.order), layout.planes)
-        return TensorType(x.dtype, tuple(x.shape[d] for d in self.dims), layout)
+        shape = tuple(x.shape[d] for d in self.dims)
+        return TensorType(x.dtype, shape, result_layout((x,), x.rank, layout))
+
+    def free(self, types: tuple[Type, ...]) -> bool:
+        """True in planes, whose order is renamed; in rows where only sizes of 1 change places."""
+        (x,) = tensor_inputs(self, types, 1, 1)
+        if x.layout is None or x.layout.planes:
+            return True
+        moved = [d for d in self.dims if x.shape[d] != 1]
+        return moved == sorted(moved)
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:
-        return _free_in_planes(self, types)
+        (x,) = tensor_inputs(self, types, 1, 1)
+        layout = in_planes(x)
+        return OUTSIDE if layout is None else (layout,)
 
     def reference(self, *inputs: Any) -> Any:
         return inputs[0].permute(self.dims)
@@ -67,13 +108,18 @@ class Permute(Op):
 @OPS.register("slice")
 @dataclass(frozen=True)
 class Slice(Op):
-    """Elements start, start+1, ..., stop-1 of dimension `dim`."""
+    """Elements start, start + step, ... below stop of dimension `dim`; step is positive.
+
+    In planes the result keeps the layout: a copy, unless `free`.
+    """
 
     name: ClassVar[str] = "slice"
     view: ClassVar[bool] = True
+    rows: ClassVar[bool] = True
     dim: int = 0
     start: Dim = 0
     stop: Dim = 0
+    step: int = 1
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         (x,) = tensor_inputs(self, types, 1, 1)
@@ -83,23 +129,76 @@ class Slice(Op):
         numbers = [b for b in bounds if isinstance(b, int)]
         if numbers != sorted(numbers):
             raise VerifyError(f"slice of {self.start} to {self.stop} of {x.shape[self.dim]}")
+        if not isinstance(self.step, int) or self.step < 1:
+            raise VerifyError(f"a slice in steps of {self.step}")
         shape = list(x.shape)
-        shape[self.dim] = as_dim(self.stop - self.start)
-        return TensorType(x.dtype, tuple(shape), _slice_layout(x, self.dim))
+        shape[self.dim] = _count(as_dim(self.stop - self.start), self.step)
+        return TensorType(x.dtype, tuple(shape), x.layout)
+
+    def free(self, types: tuple[Type, ...]) -> bool:
+        """True where whole planes stay adjacent: only sizes of 1 stand outside the dimension."""
+        (x,) = tensor_inputs(self, types, 1, 1)
+        if x.layout is None:
+            return True
+        outer = x.layout.outer or x.layout.inner
+        if self.step != 1 or self.dim not in outer:
+            return False
+        return all(x.shape[d] == 1 for d in outer[: outer.index(self.dim)])
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:
-        return _free_in_planes(self, types)
+        (x,) = tensor_inputs(self, types, 1, 1)
+        layout = in_planes(x)
+        return OUTSIDE if layout is None else (layout,)
 
     def reference(self, *inputs: Any) -> Any:
-        return inputs[0].narrow(self.dim, self.start, self.stop - self.start)
+        index = [slice(None)] * inputs[0].dim()
+        index[self.dim] = slice(self.start, self.stop, self.step)
+        return inputs[0][tuple(index)]
+
+
+@OPS.register("expand")
+@dataclass(frozen=True)
+class Expand(Op):
+    """The input spread over `shape` by torch's rule of broadcasting; every dimension is given.
+
+    In planes the ranks are equal, and the result keeps the layout.
+    """
+
+    name: ClassVar[str] = "expand"
+    rows: ClassVar[bool] = True
+    shape: tuple[Dim, ...] = ()
+
+    def infer(self, types: tuple[Type, ...]) -> TensorType:
+        (x,) = tensor_inputs(self, types, 1, 1)
+        if broadcast(x.shape, self.shape) != self.shape:
+            raise VerifyError(f"expand of {x.shape} to {self.shape}")
+        layout = x.layout if x.rank == len(self.shape) else None
+        return TensorType(x.dtype, self.shape, result_layout((x,), len(self.shape), layout))
+
+    def planar(
+        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+    ) -> tuple[Layout | None, ...] | No:
+        (x,) = tensor_inputs(self, types, 1, 1)
+        layout = in_planes(x)
+        if layout is None:
+            return OUTSIDE
+        if x.rank != len(self.shape):
+            return No("rank_unsupported", f"{x.shape} gains dimensions")
+        return (layout,)
+
+    def reference(self, *inputs: Any) -> Any:
+        return inputs[0].expand(self.shape)
 
 
 @OPS.register("relayout")
 @dataclass(frozen=True)
 class Relayout(Op):
-    """The same tensor stored in another order, as in `Layout`; an empty order: row-major."""
+    """The same tensor stored in another order, as in `Layout`; an empty order: in a torch tensor.
+
+    A single number (rank 0) has one order only, the empty one, and goes to the other side.
+    """
 
     name: ClassVar[str] = "relayout"
     order: tuple[int, ...] = ()
@@ -107,31 +206,26 @@ class Relayout(Op):
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         (x,) = tensor_inputs(self, types, 1, 1)
-        return x.laid_out(Layout(self.order, self.planes) if self.order else None)
+        native = bool(self.order) or (x.rank == 0 and x.layout is None)
+        return x.laid_out(Layout(self.order, self.planes) if native else None)
 
     def reference(self, *inputs: Any) -> Any:
         return inputs[0]
 
 
-def _free_in_planes(op: Op, types: tuple[Type, ...]) -> tuple[Layout | None, ...] | No:
-    """A view is free where its result still is rows of planes, one after another."""
-    (x,) = tensor_inputs(op, types, 1, 1)
-    if x.layout is None:
-        return No("outside_region", "the input is not computed in planes")
-    result = op.infer(types)
-    if not isinstance(result, TensorType) or result.layout is None:
-        return No("layout", f"{op.name} moves elements between planes")
-    return (x.layout,)
+def _count(extent: Dim, step: int) -> Dim:
+    """How many steps start inside `extent`: its quotient by `step`, rounded up."""
+    if step == 1:
+        return extent
+    if isinstance(extent, int):
+        return -(-extent // step)
+    last = sympy.expand((extent - 1) / sympy.Integer(step))
+    if last.is_integer:
+        return as_dim(last + 1)
+    return as_dim(FloorDiv(extent + step - 1, step))
 
 
-def _slice_layout(x: TensorType, dim: int) -> Layout | None:
-    """A slice keeps planes whole and adjacent where only dimensions of size 1 stand outside it."""
-    if x.layout is None or dim not in x.layout.outer:
-        return None
-    outside = x.layout.outer[: x.layout.outer.index(dim)]
-    return x.layout if all(x.shape[d] == 1 for d in outside) else None
-
-
+@lru_cache(maxsize=4096)  # layers repeat, and symbolic products are slow
 def reshape_layout(old: tuple[Dim, ...], layout: Layout, new: tuple[Dim, ...]) -> Layout | None:
     """The layout under which a reshape moves nothing, or None where there is none.
 

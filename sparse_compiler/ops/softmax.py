@@ -1,4 +1,4 @@
-"""Softmax over the last dimension, and its logarithm."""
+"""Softmax over one dimension, and its logarithm."""
 
 from __future__ import annotations
 
@@ -11,27 +11,38 @@ from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type
-from .norm import down_the_planes
+from .shape import OUTSIDE, in_planes
 
 
 @OPS.register("softmax")
 @dataclass(frozen=True)
 class Softmax(Op):
-    """exp(x) / sum(exp(x)) over the last dimension; its logarithm if `log`."""
+    """exp(x) / sum(exp(x)) over dimension `dim` (-1: the last); its logarithm if `log`."""
 
     name: ClassVar[str] = "softmax"
+    rows: ClassVar[bool] = True
     log: bool = False
+    dim: int = -1
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         (x,) = tensor_inputs(self, types, 1, 1)
         if x.rank == 0:
             raise VerifyError("softmax of a single number")
+        if not -1 <= self.dim < x.rank:
+            raise VerifyError(f"softmax over dimension {self.dim} of {x.rank}")
         return x
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:
-        return down_the_planes(self, types, weight_time)
+        (x,) = tensor_inputs(self, types, 1, 1)
+        layout = in_planes(x)
+        if layout is None:
+            return OUTSIDE
+        if layout.outer != (self.dim % x.rank,):
+            return No("layout", f"dimension {self.dim} of the softmax does not count planes")
+        return (layout,)
 
     def reference(self, *inputs: Any) -> Any:
-        return F.log_softmax(inputs[0], -1) if self.log else F.softmax(inputs[0], -1)
+        function = F.log_softmax if self.log else F.softmax
+        return function(inputs[0], self.dim)

@@ -18,6 +18,7 @@ from ..ir.graph import Graph, Node
 from ..ir.interpret import bind_inputs, run_node
 from ..ir.types import symbols_in, torch_dtype
 from ..ops.torch_call import TorchCall, resolve_target
+from .constants import BoundConstants
 from .native import NativeSegment
 
 _SHAPES_KEPT = 64
@@ -36,6 +37,7 @@ class Executor:
     ) -> None:
         self.graph, self.program = graph, program
         self.segments, self.values = list(segments), values
+        self.constants = BoundConstants(graph, program.bind, values)
         self._dtypes = [torch_dtype(t.dtype) for _, t in program.inputs]
         self._runners: dict[tuple[torch.Size, ...], Runner] = {}
         known = set(graph.symbols)
@@ -75,7 +77,7 @@ class Executor:
     def _stepwise(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Step by step, for graphs whose shapes depend on numbers inside tensors."""
         symbols = bind_inputs(self.graph, inputs)
-        values: dict[str, Any] = dict(self.values)
+        values: dict[str, Any] = dict(self.constants(symbols))
         values |= dict(zip((n for n, _ in self.program.inputs), inputs, strict=True))
         native = iter(self.segments)
         for step in self.program.steps:
@@ -99,6 +101,7 @@ class _Writer:
 
     def __init__(self, executor: Executor, symbols: Mapping[str, int]) -> None:
         self.executor, self.symbols = executor, symbols
+        self.values = executor.constants(symbols)
         self.space: dict[str, Any] = {}
         self.known = self.constant(dict(symbols))
         self.names: dict[str, str] = {}
@@ -113,13 +116,13 @@ class _Writer:
     def read(self, value: str) -> str:
         """The variable of a graph value; weight-time values are constants."""
         if value not in self.names:
-            self.names[value] = self.constant(self.executor.values[value])
+            self.names[value] = self.constant(self.values[value])
         return self.names[value]
 
     def result(self, value: str) -> str:
         """As `read`; a copy of what was computed from weights, since the caller may write to it."""
         name = self.read(value)
-        computed = value in self.executor.values and value not in self.executor.params
+        computed = value in self.values and value not in self.executor.params
         return f"{name}.clone()" if computed else name
 
     def define(self, value: str) -> str:

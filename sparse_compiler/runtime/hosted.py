@@ -14,6 +14,7 @@ from ..codegen.program import Segment
 from ..ir.graph import Graph, Node
 from ..ops.shape import Relayout
 from ..options import Options
+from .constants import BoundConstants
 from .native import NativeSegment
 from .pipeline import Lowered, environment_refusal, lower_graph, toolchain_for
 from .weights import LiveWeights, weight_time_values
@@ -34,8 +35,10 @@ class HostedSegment:
         self.inputs = tuple(names.get(name, name) for name in self.native.inputs)
         self.outputs = tuple(names.get(name, name) for name in self.native.outputs)
         self._graph, self._hints = lowered.graph, lowered.context.hints
-        weights = [name for name, _ in segment.weights]
-        self._setup, needed = _slice(lowered.program.setup, weights)
+        program = lowered.program
+        weights = [entry.name for entry in segment.weights]
+        self._bind, needed = _slice(program.bind, weights)
+        self._setup, needed = _slice(program.setup, [*weights, *sorted(needed)])
         self.weights = LiveWeights({n: t for n, t in params.items() if n in needed})
         self._pack()
 
@@ -50,6 +53,7 @@ class HostedSegment:
     def _pack(self) -> None:
         self.weights.mark()
         values = weight_time_values(self._graph, self._setup, self.weights.tensors)
+        self.native.constants = BoundConstants(self._graph, self._bind, values)
         self.native.load_weights(values, self._hints)
 
 

@@ -26,6 +26,7 @@ from ..options import Options
 from ..passes.base import Context
 from ..passes.compare import Sample
 from ..passes.pipeline import PassRecord, run_passes
+from .constants import BoundConstants
 from .executor import Executor
 from .native import NativeSegment
 from .weights import LiveWeights, weight_time_values
@@ -114,7 +115,8 @@ class Pipeline:
         self.segments = []
         if program.segments:
             toolchain = toolchain_for(self.options)
-            self.segments = [NativeSegment(s, toolchain) for s in program.segments]
+            constants = BoundConstants(self.lowered.graph, program.bind, values)
+            self.segments = [NativeSegment(s, toolchain, constants) for s in program.segments]
         for segment in self.segments:
             segment.load_weights(values, self.lowered.context.hints)
         self.executor = Executor(self.graph, program, self.segments, values)

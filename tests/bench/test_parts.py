@@ -15,7 +15,7 @@ import torch
 
 from sparse_compiler import cli
 from sparse_compiler.bench.case import Case
-from sparse_compiler.bench.check import Expectation, judge, read_expectations
+from sparse_compiler.bench.check import Expectation, Limit, judge, read_expectations
 from sparse_compiler.bench.command import OURS, Request, cases_of, engines_of
 from sparse_compiler.bench.engine import ENGINES
 from sparse_compiler.bench.engines import deepsparse
@@ -32,7 +32,7 @@ from sparse_compiler.bench.stats import paired_ratio, relative_error
 from sparse_compiler.bench.suites import SUITES, suite_cases
 from sparse_compiler.bench.table import number, refusals
 from sparse_compiler.bench.work import count_work
-from sparse_compiler.errors import InputError, SparseCompilerError
+from sparse_compiler.errors import InputError, OptionError, SparseCompilerError
 from sparse_compiler.options import Options
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +216,7 @@ def test_calibrated_batch_norms_keep_activations_in_range() -> None:
 def test_expected_ratios_are_read_and_judged(tmp_path: Path) -> None:
     expectations = read_expectations(ROOT / "benchmarks" / "expected.toml")
     assert expectations and all(e.case(2) for e in expectations)
-    expectation = Expectation("minilm", "fast", "slow", at_least=2.0, sparsity=0.9)
+    expectation = Expectation(model="minilm", fast="fast", slow="slow", at_least=2.0, sparsity=0.9)
     slow = timed("slow", 0.9, [40, 41, 42], [40, 41, 42])
     for fast_ns, holds in (([20, 20, 21], True), ([22, 22, 22], True), ([30, 30, 30], False)):
         results = made_up(slow, timed("fast", 0.9, fast_ns, [40, 41, 42]))
@@ -232,6 +232,10 @@ def test_expected_ratios_are_read_and_judged(tmp_path: Path) -> None:
         ("[[ratio]]\nmodel = 'minilm'\n", "fast, slow, at_least missing"),
         ("[[ratio]]\nmodell = 'minilm'\n", "did you mean model"),
         ("[[ratio]]\nat_least = 'two'\n", "type float"),
+        (
+            "[[ratio]]\nsparsity = [0, 0.9]\nat_least = [1, 2, 3]\n",
+            "lists of \\[2, 3\\] values(.|\\n)*as many values",
+        ),
         ("x = [", "no \\[\\[ratio"),
         ("x = 1", "no \\[\\[ratio"),
     ],
@@ -327,3 +331,29 @@ def test_deepsparse_that_cannot_be_installed_says_why(
         deepsparse.DeepSparse().command(tmp_path / "cache")
     assert refusal.value.status == "missing"
     assert "no matching distribution" in refusal.value.reason
+
+
+def test_ratios_of_other_figures_and_limits(tmp_path: Path) -> None:
+    """Compile times and memory as ratios, an absolute limit, and "fastest" among the rivals."""
+    ours = replace(timed("ours", 0.9, [10, 10], [30, 30]), cold_s=2.0, warm_s=1.5, peak_bytes=130)
+    slow = replace(timed("openvino", 0.9, [30, 30], [30, 30]), cold_s=3.0, peak_bytes=100)
+    slower = timed("onnxruntime", 0.9, [60, 60], [30, 30])
+    results = made_up(ours, slow, slower)
+    case = {"model": "minilm", "sparsity": 0.9}
+
+    def holds(at_least: float, of: str, slow: str = "openvino") -> bool:
+        check = Expectation(**case, fast="ours", slow=slow, at_least=at_least, of=of, tolerance=0)
+        return judge(check, results).holds
+
+    assert holds(1.5, "cold") and not holds(1.6, "cold")
+    assert holds(0.75, "memory") and not holds(0.8, "memory")
+    assert holds(3.0, "time", "fastest") and not holds(3.1, "time", "fastest")
+    assert not holds(0.1, "warm"), "openvino has none"
+    for at_most, kept in ((1.5, True), (1.4, False)):
+        limit = Limit(**case, engine="ours", of="warm", at_most=at_most, tolerance=0)
+        assert judge(limit, results).holds is kept
+    with pytest.raises(OptionError, match="did you mean warm"):
+        Limit(**case, engine="ours", of="warmth", at_most=1).case(2)
+    tables = read_expectations(ROOT / "benchmarks" / "engine.toml")
+    assert {type(table) for table in tables} == {Expectation, Limit}
+    assert all(table.case(2) for table in tables)

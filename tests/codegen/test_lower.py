@@ -1,20 +1,27 @@
-"""Lowering: random graphs keep their numbers; waits stand where threads could meet."""
+"""Lowering: waits stand where threads could meet, and no two values share memory while in use."""
 
+from itertools import combinations
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.codegen.lower import lower
-from sparse_compiler.codegen.plan import accesses, overlaps
-from sparse_compiler.codegen.program import Program, Segment
+from sparse_compiler.codegen.operands import Elements, Planes
+from sparse_compiler.codegen.plan import arrange, buffer_of, share
+from sparse_compiler.codegen.program import Call, Segment
 from sparse_compiler.ir.graph import Graph
-from sparse_compiler.ir.interpret import interpret, run_node
+from sparse_compiler.ir.interpret import run_node
+from sparse_compiler.ir.types import evaluate
 from sparse_compiler.ir.verify import verify
 from sparse_compiler.options import Options
 from sparse_compiler.passes.base import Context
-from sparse_compiler.passes.compare import mismatch
 from sparse_compiler.passes.pipeline import run_passes
 from tests.codegen.random_graphs import RandomGraph, random_graphs
-from tests.codegen.replay import replay
+
+SETTINGS = settings(
+    deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def laid_out(case: RandomGraph) -> Graph:
@@ -30,38 +37,103 @@ def laid_out(case: RandomGraph) -> Graph:
     return graph
 
 
+def own_columns(call: Call, place: Planes | Elements, mode: str) -> bool:
+    """True where threads that hold columns each touch only their own."""
+    return mode != "foreign" and isinstance(place, Planes) and place.space == call.tokens
+
+
+def meets(segment: Segment, i: int, j: int, *, split: bool) -> bool:
+    """True if all threads wait after call i and before call j ends its start."""
+    return any(i < k <= j and (wait == "all" or not split) for k, wait in segment.waits.items())
+
+
+def rows(place: Planes | Elements) -> set[int] | None:
+    """The rows touched; None for all."""
+    if isinstance(place, Planes) and isinstance(place.first, int) and isinstance(place.rows, int):
+        return set(range(place.first, place.first + place.rows))
+    return None
+
+
+def conflicts(first: Call, second: Call) -> list[bool]:
+    """Per conflicting pair of accesses, whether both keep to columns of the same space."""
+    found = []
+    for a, mode_a in first.places:
+        for b, mode_b in second.places:
+            if buffer_of(a) is None or buffer_of(a) != buffer_of(b):
+                continue
+            if "write" not in (mode_a, mode_b):
+                continue
+            if first.label == second.label and mode_a == mode_b == "write":
+                continue  # pieces of one concatenation
+            rows_a, rows_b = rows(a), rows(b)
+            if rows_a is not None and rows_b is not None and not rows_a & rows_b:
+                continue
+            same = first.tokens is not None and first.tokens == second.tokens
+            found.append(same and own_columns(first, a, mode_a) and own_columns(second, b, mode_b))
+    return found
+
+
 def check_waits(segment: Segment) -> None:
-    """Every pair of calls that touch the same rows, one of them writing, has a wait between."""
-    for j, later in enumerate(segment.calls):
-        for i, earlier in enumerate(segment.calls[:j]):
-            reads, writes = accesses(earlier)
-            reads_later, writes_later = accesses(later)
-            meet = [(w, o) for w in writes for o in reads_later + writes_later]
-            meet += [(r, w) for r in reads for w in writes_later]
-            if any(overlaps(a, b) for a, b in meet):
-                assert any(i < k <= j for k in segment.sync), f"{earlier}\n{later}\n{segment}"
+    """Whatever two threads may do to the same memory has a wait between."""
+    for (i, first), (j, second) in combinations(enumerate(segment.calls), 2):
+        for own in conflicts(first, second):
+            message = f"{i}: {first}\n{j}: {second}\n{segment}"
+            assert meets(segment, i, j, split=False), message
+            assert own or meets(segment, i, j, split=True), message
 
 
-def check_program(case: RandomGraph, graph: Graph, program: Program) -> None:
+def check_memory(segment: Segment, hints: dict[str, int], threads: int) -> None:
+    """Buffers that overlap in memory are in use one after the other, with a wait between."""
+    columns = [max(1, evaluate(space.columns, hints)) for space in segment.spaces]
+    sharing = share(segment, max(1, evaluate(segment.samples, hints)), columns, threads)
+    known = dict(hints) | {f"ld.{i}": ld for i, ld in enumerate(sharing.ld)}
+    floats = []
+    for buffer in segment.buffers:
+        size = evaluate(buffer.size, known)
+        wide = sharing.ld[buffer.space] if buffer.space is not None else sharing.per * 2
+        floats.append(size * wide)
+    arena = arrange(segment, sharing, floats)
+    for a, b in combinations(range(len(floats)), 2):
+        first, second = sorted((segment.buffers[a], segment.buffers[b]), key=lambda x: x.first)
+        if arena.local[a] != arena.local[b]:
+            continue
+        low, high = (
+            max(arena.offsets[a], arena.offsets[b]),
+            min(arena.offsets[a] + floats[a], arena.offsets[b] + floats[b]),
+        )
+        if low >= high:
+            continue
+        assert not first.shared and not second.shared
+        assert first.last < second.first, f"b{a} and b{b}\n{segment}"
+        if sharing.alone or (arena.local[a] and not first.foreign):
+            continue
+        split = any(sharing.part)
+        assert meets(segment, first.last, second.first, split=split), f"b{a}, b{b}\n{segment}"
+
+
+@settings(SETTINGS, max_examples=60)
+@given(random_graphs())
+def test_waits_and_memory_of_random_graphs(case: RandomGraph) -> None:
+    program = lower(laid_out(case))
     for segment in program.segments:
         check_waits(segment)
-    for inputs in case.inputs:
-        expected = interpret(case.graph, inputs, case.params)
-        got = replay(graph, program, inputs, case.params)
-        for a, b in zip(got, expected, strict=True):
-            assert mismatch(a, b) is None, f"{mismatch(a, b)}\n{program}"
-
-
-@settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(random_graphs())
-def test_programs_mean_what_their_graphs_mean(case: RandomGraph) -> None:
-    graph = laid_out(case)
-    program = lower(graph)
-    check_program(case, graph, program)
+        for threads in (1, 2, 3):
+            check_memory(segment, dict(case.hints), threads)
     assert str(lower(laid_out(case))) == str(program)
+
+
+@pytest.mark.parametrize("tokens", [32, 64, 100, 128, 197])
+@pytest.mark.parametrize("samples", [1, 2, 3, 8])
+def test_threads_share_an_encoder_in_every_way(tokens: int, samples: int) -> None:
+    from tests.codegen.test_source import segment_of
+
+    segment = segment_of("encoder")
+    check_waits(segment)
+    for threads in (1, 2, 4):
+        sharing = share(segment, samples, [tokens], threads)
+        assert sharing.per >= 1
+        if sharing.part[0]:
+            assert sharing.part[0] % 16 == 0
+            assert sharing.part[0] * (threads - 1) < tokens <= sharing.part[0] * threads
+        if sharing.alone:
+            assert not any(sharing.part)

@@ -1,20 +1,25 @@
 """Generated C++: golden units, equal bytes for equal segments, no bad access under sanitizers."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from sparse_compiler.codegen.cpu.build import FLAGS, kernel_folder
 from sparse_compiler.codegen.cpu.source import print_segment
 from sparse_compiler.codegen.lower import lower
-from sparse_compiler.codegen.program import LinearCall, Segment
+from sparse_compiler.codegen.program import Segment
+from sparse_compiler.ir.interpret import interpret
 from sparse_compiler.ir.text import parse_graph
-from sparse_compiler.ir.types import evaluate
-from sparse_compiler.options import find_compiler
+from sparse_compiler.ir.types import TensorType, evaluate
+from sparse_compiler.options import Options, find_compiler
 from sparse_compiler.passes.base import Context
 from sparse_compiler.passes.choose_layouts import ChooseLayouts
 from sparse_compiler.passes.fuse_pointwise import FusePointwise
+from sparse_compiler.runtime.pipeline import Pipeline
+from sparse_compiler.runtime.weights import LiveWeights
 
 GOLDEN = Path(__file__).with_name("golden")
 GRAPHS = {
@@ -58,7 +63,30 @@ GRAPHS = {
         %n: f32[3, 7, 16] = layer_norm[eps=1e-05](%aj, %norm.weight, %norm.bias)
         return %n
         """,
+    "cnn": """
+        symbol B in [1, 64]
+        input %x: f32[B, 3, 10, 9]
+        param %stem.weight: f32[8, 3, 3, 3]
+        param %stem.bias: f32[8]
+        param %deep.weight: f32[8, 1, 3, 3]
+        param %point.weight: f32[12, 8, 1, 1]
+        param %head.weight: f32[5, 20]
+        %ws: f32[8, 3, 3, 3] = pack[format="dense"](%stem.weight)
+        %wp: f32[12, 8, 1, 1]{csr} = pack[format="csr"](%point.weight)
+        %wh: f32[5, 20] = pack[format="dense"](%head.weight)
+        %s: f32[B, 8, 5, 5] = conv[stride=(2, 2), padding=(1, 1), dilation=(1, 1), bias=true](%x, %ws, %stem.bias)
+        %r: f32[B, 8, 5, 5] = pointwise[expr="relu(x0)"](%s)
+        %d: f32[B, 8, 5, 5] = conv[stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=8](%r, %deep.weight)
+        %p: f32[B, 12, 5, 5] = conv[stride=(1, 1), padding=(0, 0), dilation=(1, 1)](%d, %wp)
+        %m: f32[B, 8, 2, 2] = pool[kernel=(3, 3), stride=(2, 2), padding=(0, 0), dilation=(1, 1)](%r)
+        %u: f32[B, 8, 5, 5] = upsample[size=(5, 5)](%m)
+        %c: f32[B, 20, 5, 5] = cat[dim=1](%p, %u)
+        %g: f32[B, 20] = reduce[fn="mean", dims=(2, 3)](%c)
+        %y: f32[B, 5] = linear(%g, %wh)
+        return %y
+        """,
 }
+SIZES = {"mlp": (1, 3, 50, 64), "encoder": (1,), "cnn": (1, 3)}
 
 
 def segment_of(name: str) -> Segment:
@@ -87,110 +115,59 @@ def test_two_builds_are_equal(name: str) -> None:
     assert print_segment(segment_of(name)) == print_segment(segment_of(name))
 
 
-DRIVER = """
-#include "unit.cpp"
-#include "pack.cpp"
-#include <cstdio>
-#include <cstdlib>
-
-static float* numbers(int64_t n, int zeros) {  // exact sizes, so that a byte too far is seen
-  float* p = static_cast<float*>(malloc(n * sizeof(float)));
-  for (int64_t i = 0; i < n; i++) p[i] = zeros && i % 7 ? 0.f : 0.01f * float(i % 13 - 6);
-  return p;
-}
-static void* packed(bool csr, int64_t m, int64_t k, int64_t n) {
-  float* w = numbers(m * k, csr);
-  int a, b, c;
-  int64_t nnz = 0;
-  for (int64_t i = 0; i < m * k; i++) nnz += w[i] != 0;
-  if (csr) sc_csr_default_tiles(m, k, nnz, n, SC_WIDTH, &a, &b, &c);
-  else sc_dense_default_tiles(m, k, nnz, n, SC_WIDTH, &a, &b, &c);
-  const int64_t bytes = csr ? sc_csr_packed_bytes(w, m, k, k, a, b, c)
-                            : sc_dense_packed_bytes(w, m, k, k, a, b, c);
-  void* blob = aligned_alloc(64, bytes);
-  if (!(csr ? sc_csr_pack(w, m, k, k, a, b, c, blob) : sc_dense_pack(w, m, k, k, a, b, c, blob)))
-    abort();
-  free(w);
-  return blob;
-}
-int main() {
-  for (int threads = 1; threads <= 3; threads++)
-    for (int64_t samples : {@SAMPLES@}) {
-      const int64_t unit = @UNIT@;
-      void* in[] = {@IN@};
-      void* out[] = {@OUT@};
-      const void* weight[] = {@WEIGHT@};
-      const int64_t bytes = sc_arena_floats(weight, samples, unit, threads) * 4;
-      float* arena = static_cast<float*>(aligned_alloc(64, (bytes + 63) / 64 * 64));
-      sc_run(in, out, weight, arena, samples, unit, threads);
-      double sum = 0;
-      for (int64_t i = 0; i < samples * unit * @ROWS@; i++) sum += static_cast<float*>(out[0])[i];
-      printf("%d %d %.9g\\n", threads, int(samples), sum);
-      free(arena);
-      for (void* p : in) free(p);
-      for (void* p : out) free(p);
-      for (const void* p : weight) free(const_cast<void*>(p));
-    }
-}
+SANITIZED = """
+import sys, torch
+from tests.codegen.test_source import run_under_sanitizers
+run_under_sanitizers(sys.argv[1], sys.argv[2])
+print("clean")
 """
 
 
-def driver(segment: Segment, samples: tuple[int, ...]) -> str:
-    """A main() that runs the unit on memory of exactly the right sizes."""
-    matrices = {c.weight: c.format for c in segment.calls if isinstance(c, LinearCall)}
-    weights = []
-    for i, (_, type_) in enumerate(segment.weights):
-        sizes = [int(d) for d in type_.shape]
-        csr = "true" if matrices.get(i) == "csr" else "false"
-        weights.append(
-            f"packed({csr}, {sizes[0]}, {sizes[1]}, samples * unit)"
-            if i in matrices
-            else f"numbers({sizes[0]}, 0)"
-        )
-    unit = evaluate(segment.unit, {})
-    inputs = [
-        f"numbers(samples * unit * {int(t.shape[-1])}, 0)"
-        if t.dtype == "f32"
-        else "calloc(samples, unit)"
-        for _, t in segment.inputs
-    ]
-    rows = int(segment.outputs[0][1].shape[-1])
-    holes = {
-        "SAMPLES": ", ".join(map(str, samples)),
-        "UNIT": str(unit),
-        "IN": ", ".join(inputs),
-        "OUT": f"numbers(samples * unit * {rows}, 0)",
-        "WEIGHT": ", ".join(weights),
-        "ROWS": str(rows),
+def run_under_sanitizers(name: str, cache: str) -> None:
+    """Compiles a graph with sanitizers and runs it at several sizes and numbers of threads."""
+    compiler = f"{find_compiler()} -fsanitize=address,undefined -fno-sanitize-recover=all -O1"
+    graph = parse_graph(GRAPHS[name])
+    options = Options.from_dict({"force_native": True, "cache_dir": cache, "compiler": compiler})
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        p.name: torch.randn([int(d) for d in p.type.shape], generator=generator)
+        for p in graph.params
     }
-    text = DRIVER
-    for key, value in holes.items():
-        text = text.replace(f"@{key}@", value)
-    return text
+    pipeline = Pipeline(graph, LiveWeights(params), options, {"B": 8})
+    for samples in SIZES[name]:
+        inputs = [_input(v.type, {"B": samples}, generator) for v in graph.inputs]
+        expected = interpret(graph, inputs, params)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            (got,) = pipeline.executor(inputs)
+            torch.testing.assert_close(got, expected[0], rtol=1e-4, atol=1e-4)
+
+
+def _input(type_: TensorType, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
+    shape = [evaluate(d, sizes) for d in type_.shape]
+    if type_.dtype == "bool":
+        return torch.rand(shape, generator=generator) < 0.8
+    return torch.randn(shape, generator=generator)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_no_access_out_of_bounds(name: str, tmp_path: Path) -> None:
     compiler = find_compiler()
     assert compiler is not None
-    segment = segment_of(name)
-    (tmp_path / "unit.cpp").write_text(print_segment(segment))
-    (tmp_path / "main.cpp").write_text(driver(segment, (1, 3, 50, 300)))
-    program = tmp_path / "main"
-    flags = [f for f in FLAGS if f not in ("-O3", "-shared", "-fPIC")]
-    includes = [f"-I{tmp_path}", f"-I{kernel_folder()}"]
-    checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover", "-DSC_WIDTH=8"]
-    subprocess.run(
-        [compiler, *flags, *checks, *includes, str(tmp_path / "main.cpp"), "-o", str(program)],
-        check=True,
+    library = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    sums: dict[str, list[float]] = {}
-    for line in done.stdout.splitlines():
-        _, samples, total = line.split()
-        sums.setdefault(samples, []).append(float(total))
-    for totals in sums.values():  # over 1, 2 and 3 threads, whose panels add in other orders
-        assert totals == pytest.approx([totals[0]] * 3, rel=1e-4)
-        assert totals[0] != 0
-    assert len(sums) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, name, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "LD_PRELOAD": library.stdout.strip(),
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "OMP_NUM_THREADS": "3",
+        },
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0 and "clean" in done.stdout, done.stderr[-4000:]

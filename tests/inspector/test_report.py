@@ -54,11 +54,13 @@ def test_entries_carry_module_paths() -> None:
     assert set(layers) == {"weight_part.0", "lstm", "embed", "conv", "matrix"}
     assert layers["weight_part.0"].native
     assert "add" in layers["weight_part.0"].fused
-    for name, op in (("lstm", "aten.lstm"), ("embed", "aten.embedding"), ("conv", "aten.conv")):
-        assert layers[name].op.startswith(op)
-        assert not layers[name].native
-        assert layers[name].kernel == "torch"
-        assert str(layers[name].reason).startswith("op_unsupported: ")
+    assert layers["lstm"].op.startswith("aten.lstm")
+    assert not layers["lstm"].native
+    assert layers["lstm"].kernel == "torch"
+    assert str(layers["lstm"].reason).startswith("op_unsupported: ")
+    assert (layers["embed"].op, layers["embed"].kernel) == ("embedding", "embedding")
+    assert str(layers["embed"].reason).startswith("table: ")
+    assert (layers["conv"].op, layers["conv"].native) == ("conv", True)
 
 
 @pytest.mark.parametrize("how", ["prune", "sparsify"])
@@ -86,7 +88,7 @@ def test_json_is_plain_and_complete() -> None:
         assert set(layer) >= KEYS
         for candidate in layer["candidates"]:
             assert set(candidate) == {"format", "predicted_ms", "measured_ms", "reason"}
-    (native, *_) = [layer for layer in data["layers"] if layer["native"]]
+    (native, *_) = [layer for layer in data["layers"] if layer["native"] and layer["candidates"]]
     formats = {c["format"] for c in native["candidates"]}
     assert formats >= set(FORMATS), "every format is a candidate"
     chosen = [c for c in native["candidates"] if c["reason"] is None]
@@ -134,3 +136,39 @@ def test_a_new_pattern_shows() -> None:
         model[0].weight[:20] = 0
     fast(X)
     assert fast.inspect().layers[0].density < before
+
+
+class Attending(nn.Module):
+    """Queries, keys and values of one input; a convolution with its norm before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(24, 32, 3, padding=1)
+        self.norm = nn.BatchNorm1d(32)
+        self.q, self.k, self.v = (nn.Linear(32, 32, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.norm(self.conv(x)).transpose(1, 2)
+        heads = [
+            layer(tokens).unflatten(-1, (2, 16)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        ]
+        return nn.functional.scaled_dot_product_attention(*heads)
+
+
+def test_layers_that_were_merged_or_folded_have_entries_of_their_own() -> None:
+    model = Attending().eval().requires_grad_(False)
+    for i, layer in enumerate((model.q, model.k, model.v)):
+        layer.weight.mul_(torch.rand(32, 32) < 0.05 * (i + 1))
+    model.conv.weight[:16] = 0
+    report = sc.inspect(model, (torch.randn(2, 24, 40),))
+    layers = {layer.name: layer for layer in report.layers}
+    assert set(layers) == {"conv", "q", "k", "v"}
+    assert "cat(%q.weight, %k.weight, %v.weight)" in report.graph
+    assert layers["conv"].density == pytest.approx(0.5)
+    for i, name in enumerate("qkv"):
+        weight = getattr(model, name).weight
+        assert layers[name].density == pytest.approx(float((weight != 0).float().mean())), i
+    times = [{c.format: c.predicted_ms for c in layers[n].candidates} for n in "qkv"]
+    assert times[0] == pytest.approx(times[1]), "a third of the whole for each"
+    assert "= batch_norm" not in report.graph

@@ -7,8 +7,9 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Layout, TensorType, product, symbol
-from sparse_compiler.ops.shape import Permute, reshape_groups, reshape_layout
+from sparse_compiler.ops.shape import Permute, Reshape, Slice, reshape_groups, reshape_layout
 
 SIZES = st.sampled_from([1, 1, 2, 3, 4, 6])
 
@@ -38,9 +39,10 @@ def reshapes(draw):
 
 
 @st.composite
-def layouts(draw, rank):
+def layouts(draw, rank, *, least=0):
+    """Any order; at least `least` dimensions count planes."""
     order = tuple(draw(st.permutations(range(rank))))
-    return Layout(order, draw(st.integers(0, rank)))
+    return Layout(order, draw(st.integers(least, rank)))
 
 
 def stored(tensor, layout):
@@ -88,11 +90,68 @@ def test_groups_are_runs_of_equal_product_in_order(pair):
 @settings(max_examples=100, deadline=None)
 @given(shapes(), st.data())
 def test_a_permutation_keeps_every_layout(shape, data):
-    layout = data.draw(layouts(len(shape)))
-    dims = tuple(data.draw(st.permutations(range(len(shape)))))
-    result = Permute(dims).infer((TensorType("f32", shape, layout),))
+    type_ = TensorType("f32", shape, data.draw(layouts(len(shape), least=1)))
+    op = Permute(tuple(data.draw(st.permutations(range(len(shape))))))
+    result = op.infer((type_,))
     x = torch.arange(math.prod(shape)).reshape(shape)
-    assert torch.equal(stored(x, layout), stored(x.permute(dims), result.layout))
+    assert torch.equal(stored(x, type_.layout), stored(op.reference(x), result.layout))
+    assert op.free((type_,))
+    assert op.planar((type_,), (False,)) == (type_.layout,)
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes(), st.data())
+def test_a_permutation_of_rows_is_a_copy_unless_only_ones_move(shape, data):
+    type_ = TensorType("f32", shape, Layout.rows(len(shape)))
+    op = Permute(tuple(data.draw(st.permutations(range(len(shape))))))
+    result = op.infer((type_,))
+    assert result.layout == type_.layout
+    x = torch.arange(math.prod(shape)).reshape(shape)
+    same = torch.equal(stored(x, type_.layout), stored(op.reference(x), result.layout))
+    assert op.free((type_,)) == same
+
+
+@settings(max_examples=150, deadline=None)
+@given(shapes(), st.data())
+def test_a_slice_is_free_where_its_planes_stay_adjacent(shape, data):
+    layout = data.draw(st.one_of(layouts(len(shape), least=1), st.just(Layout.rows(len(shape)))))
+    type_ = TensorType("f32", shape, layout)
+    dim = data.draw(st.integers(0, len(shape) - 1))
+    start = data.draw(st.integers(0, shape[dim] - 1))
+    op = Slice(dim, start, data.draw(st.integers(start + 1, shape[dim])), data.draw(SIZES))
+    result = op.infer((type_,))
+    assert result.layout == layout
+    assert layout.planes == 0 or op.planar((type_,), (False,)) == (layout,)
+    x = torch.arange(math.prod(shape)).reshape(shape)
+    planes, part = stored(x, layout), stored(op.reference(x), layout)
+    if layout.planes == 0:
+        planes, part = planes.reshape(-1, 1), part.reshape(-1, 1)
+    if op.free((type_,)):
+        first = int((planes == part[0]).all(1).nonzero()[0])
+        assert torch.equal(planes[first : first + len(part)], part)
+
+
+@settings(max_examples=150, deadline=None)
+@given(reshapes(), st.data())
+def test_a_reshape_asks_for_a_layout_in_which_it_is_free(pair, data):
+    old, new = pair
+    op = Reshape(new)
+    type_ = TensorType("f32", old, data.draw(layouts(len(old), least=1)))
+    wanted = op.planar((type_,), (False,))
+    if isinstance(wanted, No):
+        assert not op.free((type_,))
+        return
+    assert set(wanted[0].outer) == set(type_.layout.outer)
+    assert op.free((type_.laid_out(wanted[0]),))
+    assert wanted == (type_.layout,) or not op.free((type_,))
+
+
+def test_a_window_of_swin_moves_columns_and_then_needs_no_more():
+    """[B, h, w, 2, 2, C] -> [B h w, 4, C] is free where the windows lie one after another."""
+    windows = TensorType("f32", (2, 3, 4, 2, 2, 8), Layout((5, 0, 1, 3, 2, 4), 1))
+    op = Reshape((24, 4, 8))
+    assert not op.free((windows,))
+    assert op.planar((windows,), (False,)) == (Layout((5, 0, 1, 2, 3, 4), 1),)
 
 
 S, T = symbol("s0"), symbol("s1")

@@ -26,7 +26,8 @@ class Attention(ctypes.Structure):
         ("causal", ctypes.c_bool),
         ("mask", ctypes.c_void_p),
         *((f"mask_{name}", ctypes.c_int64) for name in ("b", "h", "k", "q")),
-        *((name, ctypes.c_int64) for name in ("query0", "part", "part_stride")),
+        *((name, ctypes.c_int64) for name in ("query0", "part", "part_stride", "mask_period")),
+        ("unseeing", ctypes.c_float),
     )
 
 
@@ -46,8 +47,9 @@ def run_attention(
     mask: Tensor | None = None,
     causal: bool = False,
     interleaved: bool = False,
+    unseeing: float = 0.0,
 ) -> Tensor:
-    """mask [B or 1, H or 1, queries or 1, keys] additive."""
+    """mask [B or 1, H or 1, queries or 1, keys] additive; fewer samples than B repeat."""
     samples, heads, sq, d = q.shape
     sk, dv = v.shape[2:]
     qp, q_head, q_feature = head_planes(q, interleaved)
@@ -66,6 +68,8 @@ def run_attention(
         strides = [0 if rows.shape[i] == 1 else plane.stride(i) for i in range(2)]
         a.mask, a.mask_b, a.mask_h = plane.data_ptr(), *strides
         a.mask_k, a.mask_q = plane.stride(2), int(rows.shape[3] > 1)
+        a.mask_period = rows.shape[0] if 1 < rows.shape[0] < samples else 0
+    a.unseeing = unseeing
     call(lib.attention, a)
     n = samples * sq
     assert bool(out[:, n:].isnan().all()), "columns of a neighbour were written"
@@ -82,6 +86,8 @@ def reference_attention(
     causal: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
+    if mask is not None and 1 < mask.shape[0] < q.shape[0]:
+        mask = mask.repeat(q.shape[0] // mask.shape[0], 1, 1, 1)
     return F.scaled_dot_product_attention(
         q.to(dtype), k.to(dtype), v.to(dtype), None if mask is None else mask.to(dtype),
         is_causal=causal, enable_gqa=q.shape[1] != k.shape[1],
@@ -153,6 +159,29 @@ def test_attention_mask(lib: ctypes.CDLL, shape: tuple[int, ...]) -> None:
     check_attention(lib, q, k, v, mask=mask.clamp_min(torch.finfo(torch.float32).min))
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("tokens", [7, 49])
+def test_masks_that_repeat(lib: ctypes.CDLL, heads: int, tokens: int) -> None:
+    """As in a shifted-window layer: window w of every sample has the mask of w."""
+    q, k, v = (torch.randn(12, 3, tokens, 16) for _ in range(3))
+    mask = torch.zeros(4, heads, tokens, tokens)
+    mask[1:] = torch.where(torch.rand(3, heads, tokens, tokens) < 0.3, -100.0, 0.0)
+    check_attention(lib, q, k, v, mask=mask + torch.randn(1, heads, tokens, tokens))
+
+
+@pytest.mark.parametrize("d,dv", [(8, 8), (9, 31), (40, 40), (72, 64), (96, 160), (255, 3),
+                                  (256, 256)])  # fmt: skip
+@pytest.mark.parametrize("sq,sk", [(1, 300), (33, 5), (70, 131)])
+def test_cross_attention_of_any_head_size(
+    lib: ctypes.CDLL, d: int, dv: int, sq: int, sk: int
+) -> None:
+    """Keys and values in planes of their own length; samples share planes."""
+    q, k, v = torch.randn(2, 2, sq, d), torch.randn(2, 2, sk, d), torch.randn(2, 2, sk, dv)
+    check_attention(lib, q, k, v)
+    check_attention(lib, q, k, v, causal=True)
+    check_attention(lib, q, k, v, mask=torch.randn(1, 2, sq, sk))
+
+
 def test_attention_of_queries_that_see_nothing(lib: ctypes.CDLL) -> None:
     # zeros, as torch gives; a later block of keys may still be seen
     q, k, v = (torch.randn(1, 2, 300, 8) for _ in range(3))
@@ -172,3 +201,14 @@ def test_attention_of_large_scores_and_nan(lib: ctypes.CDLL) -> None:
     q[0, 0, 77, 0] = math.nan
     got = run_attention(lib, q, k, v).isnan().all(-1)[0, 0]
     assert got.nonzero().flatten().tolist() == [77]
+
+
+@pytest.mark.parametrize("unseeing", [0.0, math.nan])
+def test_a_query_that_sees_no_key(lib: ctypes.CDLL, unseeing: float) -> None:
+    q, k, v = (torch.randn(1, 2, 20, 16) for _ in range(3))
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[:, :, 3] = -INF
+    got = run_attention(lib, q, k, v, mask=mask, unseeing=unseeing)
+    want = reference_attention(q, k, v, mask=mask)
+    want[:, :, 3] = unseeing
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5, equal_nan=True)

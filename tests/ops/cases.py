@@ -4,8 +4,10 @@ A case draws an op and the tensors it reads. `test_ops.py` fails where an op of 
 none, so that a new op is tested by adding its case here.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from hypothesis import strategies as st
@@ -17,9 +19,7 @@ from sparse_compiler.ops.attention import Attention
 from sparse_compiler.ops.linear import Linear
 from sparse_compiler.ops.norm import LayerNorm, RmsNorm
 from sparse_compiler.ops.pack import Pack
-from sparse_compiler.ops.pointwise import Pointwise
-from sparse_compiler.ops.shape import Permute, Relayout, Reshape, Slice
-from sparse_compiler.ops.softmax import Softmax
+from sparse_compiler.ops.shape import Permute, Relayout, Reshape
 from sparse_compiler.ops.torch_call import GetItem, TorchCall
 
 SIZE = st.integers(1, 5)
@@ -62,17 +62,6 @@ def linear(draw):
 
 
 @st.composite
-def pointwise(draw):
-    shape = draw(SHAPE)
-    expr, count = draw(
-        st.sampled_from([("neg(x0)", 1), ("sub(x1, x0)", 2), ("maximum(mul(x0, x2), x1)", 3)])
-    )
-    return Case(
-        Pointwise(expr), tuple(noise(draw, *broadcastable(draw, shape)) for _ in range(count))
-    )
-
-
-@st.composite
 def layer_norm(draw):
     shape = draw(SHAPE)
     scale, shift = draw(st.booleans()), draw(st.booleans())
@@ -87,16 +76,12 @@ def rms_norm(draw):
 
 
 @st.composite
-def softmax(draw):
-    return Case(Softmax(draw(st.booleans())), (noise(draw, *draw(SHAPE)),))
-
-
-@st.composite
 def attention(draw):
     b, groups, per, queries, keys, d, e = (draw(SIZE) for _ in range(7))
     mask = [noise(draw, *broadcastable(draw, (b, groups * per, queries, keys)))]
     mask = mask if draw(st.booleans()) and mask[0].dim() >= 2 else []
-    op = Attention(bool(mask), not mask and draw(st.booleans()), draw(st.sampled_from([None, 0.5])))
+    causal, scale = not mask and draw(st.booleans()), draw(st.sampled_from([None, 0.5]))
+    op = Attention(bool(mask), causal, scale, nan_rows=draw(st.booleans()))
     q = noise(draw, b, groups * per, queries, d)
     k, v = noise(draw, b, groups, keys, d), noise(draw, b, groups, keys, e)
     return Case(op, (q, k, v, *mask))
@@ -119,14 +104,6 @@ def permute(draw):
 
 
 @st.composite
-def narrow(draw):
-    shape = draw(SHAPE)
-    dim = draw(st.integers(0, len(shape) - 1))
-    start = draw(st.integers(0, shape[dim]))
-    return Case(Slice(dim, start, draw(st.integers(start, shape[dim]))), (noise(draw, *shape),))
-
-
-@st.composite
 def relayout(draw):
     shape = draw(SHAPE)
     order = tuple(draw(st.permutations(range(len(shape)))))
@@ -135,7 +112,9 @@ def relayout(draw):
 
 @st.composite
 def pack(draw):
-    return Case(Pack(draw(st.sampled_from(["csr", "dense"]))), (noise(draw, *draw(SHAPE)),))
+    return Case(
+        Pack(draw(st.sampled_from(["csr", "dense"]))), (noise(draw, *draw(SHAPE), draw(SIZE)),)
+    )
 
 
 @st.composite
@@ -157,13 +136,13 @@ CASES: dict[str, Callable[[], st.SearchStrategy[Case]]] = {
     "getitem": getitem,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
-    "softmax": softmax,
     "linear": linear,
     "pack": pack,
     "permute": permute,
-    "pointwise": pointwise,
     "relayout": relayout,
     "reshape": reshape,
-    "slice": narrow,
     "torch_call": torch_call,
 }
+
+for _path in sorted(Path(__file__).parent.glob("cases_*.py")):  # each has CASES of its own family
+    CASES |= importlib.import_module(f"tests.ops.{_path.stem}").CASES

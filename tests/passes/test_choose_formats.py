@@ -218,3 +218,40 @@ def test_choices_do_not_depend_on_other_layers() -> None:
     second = replace(first, candidates={})
     ChooseFormats().run(parse_graph(LINEAR), second)
     assert first.candidates == second.candidates
+
+
+CONV = """
+    input %x: f32[1, 64, 28, 28]
+    param %w: f32[64, {channels}, 3, 3]
+    %y: f32[1, 64, 28, 28] = conv[stride=(1, 1), padding=(1, 1), dilation=(1, 1){groups}](%x, %w)
+    return %y
+    """
+
+
+def conv(channels: int, density: float) -> tuple[str, dict[str, SparsityFacts]]:
+    groups = 64 // channels
+    text = CONV.format(channels=channels, groups=f", groups={groups}" if groups > 1 else "")
+    found = sparsity_facts(weight(density, 64, channels * 9).reshape(64, channels, 3, 3))
+    return text, {"w": found}
+
+
+def test_a_conv_is_packed_as_a_matrix_that_keeps_its_shape() -> None:
+    text, known = conv(64, 0.05)
+    after = text.replace(
+        "    %y:", "    %w.csr: f32[64, 64, 3, 3]{csr} = pack(%w)\n    %y:"
+    ).replace("(%x, %w)", "(%x, %w.csr)")
+    context = check_pass(text, ChooseFormats(), after, facts=known)
+    assert {c.format for c in context.candidates["y"]} == {*FORMATS, TORCH}
+
+
+def test_groups_are_told_to_the_packer() -> None:
+    text, known = conv(16, 0.05)
+    after = text.replace(
+        "    %y:", "    %w.csr_4: f32[64, 16, 3, 3]{csr} = pack[groups=4](%w)\n    %y:"
+    ).replace("(%x, %w)", "(%x, %w.csr_4)")
+    check_pass(text, ChooseFormats(), after, facts=known)
+
+
+def test_a_depthwise_conv_is_read_as_it_is() -> None:
+    text, known = conv(1, 0.5)
+    check_untouched(text, ChooseFormats(), "depthwise", facts=known)

@@ -190,12 +190,54 @@ def test_ops_without_an_epilogue_refuse():
     check_untouched(
         """
         input %x: f32[s0, 4]
-        %a: f32[s0, 4] = layer_norm[scale=false, shift=false](%x)
+        %a: f32[s0, 4] = softmax(%x)
         %b: f32[s0, 4] = pointwise[expr="relu(x0)"](%a)
         return %b
         """,
         PASS,
         "not_fusible",
+    )
+
+
+@pytest.mark.parametrize(
+    "norm", ["layer_norm[shift=false{}](%x, %g{})", "rms_norm[eps=0.01{}](%x, %g{})"]
+)
+def test_a_norm_and_what_follows_are_one_sweep(norm):
+    head = """
+        input %x: f32[s0, 4]
+        param %g: f32[4]
+        param %s: f32[4]
+        """
+    check_pass(
+        head
+        + f"""
+        %a: f32[s0, 4] = {norm.format("", "")}
+        %b: f32[s0, 4] = pointwise[expr="add(gelu(x0), mul(x1, x2))"](%a, %s, %x)
+        return %b
+        """,
+        PASS,
+        head
+        + f"""
+        %b: f32[s0, 4] = {norm.format(', epilogue="add(gelu(x0), mul(x1, x2))"', ", %s, %x")}
+        return %b
+        """,
+    )
+
+
+@pytest.mark.parametrize("shape", ["3, 1, 1", "3, 1, 5", "4, 5", "1, 4, 5"])
+def test_an_operand_that_no_epilogue_reads_stays_outside(shape):
+    """One number per token, a vector per token, or a table without the batch."""
+    check_untouched(
+        f"""
+        input %x: f32[3, 4, 6]
+        input %r: f32[{shape}]
+        param %w: f32[5, 6]
+        %fc: f32[3, 4, 5] = linear(%x, %w)
+        %y: f32[3, 4, 5] = pointwise[expr="mul(x0, x1)"](%fc, %r)
+        return %y
+        """,
+        PASS,
+        "broadcast",
     )
 
 
@@ -219,3 +261,64 @@ def test_fuel_bounds_the_rewrites():
     )
     assert [len(PASS.run(graph, Context(fuel=fuel)).nodes) for fuel in range(5)] == [4, 3, 2, 1, 1]
     assert PASS.run(graph, Context(fuel=0)) is graph
+
+
+def test_a_conv_takes_its_activation_and_its_residual():
+    head = """
+        input %x: f32[2, 3, 8, 8]
+        input %r: f32[2, 5, 8, 8]
+        param %w: f32[5, 3, 3, 3]
+        param %s: f32[5, 1, 1]
+        """
+    conv = "conv[stride=(1, 1), padding=(1, 1), dilation=(1, 1){}](%x, %w{})"
+    check_pass(
+        head
+        + f"""
+        %c: f32[2, 5, 8, 8] = {conv.format("", "")}
+        %a: f32[2, 5, 8, 8] = pointwise[expr="add(mul(x0, x1), x2)"](%c, %s, %r)
+        %y: f32[2, 5, 8, 8] = pointwise[expr="relu(x0)"](%a)
+        return %y
+        """,
+        PASS,
+        head
+        + f"""
+        %y: f32[2, 5, 8, 8] = {conv.format(', epilogue="relu(add(mul(x0, x1), x2))"', ", %s, %r")}
+        return %y
+        """,
+    )
+
+
+def test_arithmetic_on_masks_is_fused_among_itself():
+    check_pass(
+        """
+        input %i: i64[1, 4]
+        input %j: i64[4, 1]
+        %le: bool[4, 4] = pointwise[expr="le(x0, x1)"](%i, %j)
+        %both: bool[4, 4] = pointwise[expr="bitwise_and(x0, x1)"](%le, %le)
+        %m: f32[4, 4] = pointwise[expr="x0", dtype="f32"](%both)
+        %where: f32[4, 4] = pointwise[expr="mul(x0, -3.0)"](%m)
+        return %where
+        """,
+        PASS,
+        """
+        input %i: i64[1, 4]
+        input %j: i64[4, 1]
+        %m: f32[4, 4] = pointwise[expr="bitwise_and(le(x0, x1), le(x0, x1))", dtype="f32"](%i, %j)
+        %where: f32[4, 4] = pointwise[expr="mul(x0, -3.0)"](%m)
+        return %where
+        """,
+    )
+
+
+def test_a_mask_does_not_take_f32_out_of_planes():
+    check_untouched(
+        LINEAR
+        + """
+        input %mask: bool[s0, 5]
+        %a: f32[s0, 5] = pointwise[expr="where(x0, x1, 0.0)"](%mask, %fc)
+        %y: f32[s0, 5] = pointwise[expr="relu(x0)"](%a)
+        return %y
+        """,
+        PASS,
+        "mixed_dtypes",
+    )

@@ -2,22 +2,19 @@
 // One call runs all of it, in chunks of whole samples; a wait only between dependent steps.
 #include <omp.h>
 
-#include "attention.h"
-#include "chunks.h"
+#include "segment.h"
+#include "attend.h"
+#include "epilogues.h"
 #include "linear.h"
 #include "norm.h"
-#include "pointwise.h"
 #include "relayout.h"
-#include "softmax.h"
+#include "segment.h"
 
 namespace {
 
 using namespace sc;
 
-constexpr int64_t kRows = 64;  // planes of a chunk
-
 struct F0 {  // x0
-  int64_t ld;
   SC_INLINE V operator()(V x0, int64_t row, int64_t col) const {
     (void)row, (void)col;
     return x0;
@@ -26,9 +23,9 @@ struct F0 {  // x0
 
 struct F1 {  // x0
   const float* p0;
-  int64_t ld;
+  int64_t ld0;
   SC_INLINE V operator()(int64_t row, int64_t col) const {
-    const V x0 = load(p0 + row * ld + col);
+    const V x0 = load(p0 + row * ld0 + col);
     (void)row, (void)col;
     return x0;
   }
@@ -37,7 +34,6 @@ struct F1 {  // x0
 struct F2 {  // add(mul(x0, x1), x2)
   const float* p1;
   const float* p2;
-  int64_t ld;
   SC_INLINE V operator()(V x0, int64_t row, int64_t col) const {
     const V x1 = splat(p1[row]);
     const V x2 = splat(p2[row]);
@@ -46,97 +42,95 @@ struct F2 {  // add(mul(x0, x1), x2)
   }
 };
 
-struct Sizes {
-  int64_t scratch;  // floats of each thread
-  int64_t mask;     // floats of the masks of a chunk
-  int64_t total;    // floats of memory: planes and masks of each chunk in flight, then scratch
-};
-
-Sizes sizes(const Chunks& chunks, const void* const* weight, int64_t unit, int threads) {
-  Sizes s{};
-  const auto widen = [](int64_t& a, int64_t b) { a = a > b ? a : b; };
-  widen(s.scratch, linear_scratch_floats(weight[0]));
-  widen(s.scratch, linear_scratch_floats(weight[1]));
-  widen(s.scratch, linear_scratch_floats(weight[2]));
-  { Attention a{}; a.d = 8; a.dv = 8; widen(s.scratch, attention_scratch_floats(a)); }
-  s.scratch = lines(s.scratch);
-  s.mask += chunks.per * 1 * lines(unit);
-  const bool apart = chunks.sharing != Sharing::together;
-  s.total = (apart ? threads : 1) * (kRows * chunks.ld + s.mask);
-  s.total += threads * s.scratch;
-  return s;
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
+// times at which the first thread passed each call.
+static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
+                 const void* const* weight, const int64_t* const d, float* const memory,
+                 int64_t* const error, double* const clock) {
+  const Frame frame(id, in, out, weight, d, memory);
+  Barrier lone;
+  Team whole(id, int(d[5]), &barrier), single(0, 1, &lone);
+  Team& team = frame.alone ? single : whole;
+  float* const scratch = frame.scratch;
+  const int64_t part_stride = frame.part_stride;
+  const Span span0(d + 6, id);
+  const int64_t ld0 = span0.ld;
+  const int64_t start0 = span0.start, queries0 = span0.queries, part0 = span0.part;
+  Team& team0 = part0 ? single : team;
+  (void)start0, (void)queries0, (void)team0;
+  (void)ld0;
+  float* const b0 = frame.buffer<float>(d + 9);
+  float* const f0 = frame.first_buffer<float>(d + 9, part0);
+  (void)b0, (void)f0;
+  float* const b1 = frame.buffer<float>(d + 11);
+  float* const f1 = frame.first_buffer<float>(d + 11, part0);
+  (void)b1, (void)f1;
+  float* const b2 = frame.buffer<float>(d + 13);
+  float* const f2 = frame.first_buffer<float>(d + 13, part0);
+  (void)b2, (void)f2;
+  float* const b3 = frame.buffer<float>(d + 15);
+  float* const f3 = frame.first_buffer<float>(d + 15, part0);
+  (void)b3, (void)f3;
+  float* const b4 = frame.buffer<float>(d + 17);
+  float* const f4 = b4;
+  (void)b4, (void)f4;
+  float* const b5 = frame.buffer<float>(d + 19);
+  float* const f5 = frame.first_buffer<float>(d + 19, part0);
+  (void)b5, (void)f5;
+  for (int64_t first = frame.begin; first < frame.samples; first += frame.step) {
+    const int64_t here = least(frame.per, frame.samples - first);
+    const int64_t n0 = here * span0.queries;
+    (void)n0;
+    // %x.planes
+    rows_to_planes(team0, frame.input<float>(0) + first * 112 + start0 * 16, 16, n0, 16, b0, ld0);
+    team0.sync();
+    // %q
+    linear_csr(team0, weight[0], b0, ld0, b1, ld0, n0, scratch, F0{});
+    // %k
+    linear_csr(team0, weight[1], b0, ld0, b2, ld0, n0, scratch, F0{});
+    // %v
+    linear_dense(team0, weight[2], b0, ld0, b3, ld0, n0, scratch, F0{});
+    // %mask.flat
+    strided_to_planes<bool, ToAdditive>(team, frame.input<bool>(1) + first * 7, Strided{{1, here, 1}, {0, 7, 7}, 1}, 7, b4, 16);
+    team.sync();
+    // %a
+    attend(team0, b1, ld0, f2, ld0, f3, ld0, b5, ld0, here, 2, 1, queries0, 7, 8, 8, 0.3535533845424652f, false, b4, 16, 0, 1, 0, 0, start0, part0, part_stride, scratch);
+    team0.sync();
+    // %n
+    layer_norm(team0, 16, n0, 9.999999747378752e-06f, nullptr, 0, b5, ld0, F1{b5, ld0}, F2{frame.constant<float>(3), frame.constant<float>(4)});
+    team0.sync();
+    // %n.rows
+    planes_to_rows(team0, b5, ld0, n0, 16, frame.output<float>(0) + first * 112 + start0 * 16, 16);
+    team.sync();
+  }
+  (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;
 }
 
 }  // namespace
 
-// Columns of a chunk, for the choice of tiles when weights are packed.
-extern "C" int64_t sc_chunk_columns(int64_t samples, int64_t unit, int threads) {
-  const Chunks chunks(samples, unit, threads);
-  return min64(samples, chunks.per) * chunks.queries;
-}
-
-// Floats of 64-byte aligned memory that sc_run needs for these sizes, also where OpenMP gives it
-// fewer threads than it asks for.
-extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
-                                   int threads) {
+// Floats of scratch that each thread needs.
+extern "C" int64_t sc_scratch_floats(const void* const* weight, const int64_t* d) {
+  const int64_t here = d[1];
   int64_t most = 0;
-  for (int size = 1; size <= threads; size++) {
-    const int64_t total = sizes(Chunks(samples, unit, size), weight, unit, size).total;
-    most = total > most ? total : most;
-  }
-  return most;
+  widen(most, linear_scratch_floats(weight[0]));
+  widen(most, linear_scratch_floats(weight[1]));
+  widen(most, linear_scratch_floats(weight[2]));
+  widen(most, attend_scratch_floats(8, 8));
+  (void)weight, (void)here;
+  return whole_lines(most);
 }
 
-// in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
-extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
-                       float* memory, int64_t samples, int64_t unit, int threads) {
-  const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
-  Barrier shared;
-#pragma omp parallel num_threads(threads)
+// in, out: row-major tensors; weight: constants; d: bound numbers, d[5] of them the threads.
+// Gives the number of threads that there were: 0 done, else call again with that many.
+extern "C" int sc_run(const void* const* in, void* const* out, const void* const* weight,
+                      const int64_t* d, float* memory, int64_t* error, double* clock) {
+  Barrier barrier;
+  int fewer = 0;
+#pragma omp parallel num_threads(int(d[5]))
   {
     const int id = omp_get_thread_num(), size = omp_get_num_threads();
-    const Chunks chunks(samples, unit, size);
-    const bool alone = chunks.sharing == Sharing::alone, split = chunks.sharing == Sharing::split;
-    const Sizes s = sizes(chunks, weight, unit, size);
-    Barrier own;
-    Team team = alone || split ? Team(0, 1, &own) : Team(id, size, &shared);
-    Team all = split ? Team(id, size, &shared) : Team(0, 1, &own);  // meets around attention
-    const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
-    float* const scratch = memory + id * s.scratch;
-    float* const planes = memory + size * s.scratch;
-    float* const arena = planes + (alone || split ? id * chunk_floats : 0);
-    const float* const keys = split ? planes : arena;
-    const int64_t start = split ? id * chunks.queries : 0;  // in the columns of a sample
-    const int64_t queries = split ? min64(chunks.queries, unit - start) : unit;
-    float* mask0 = arena + kRows * ld;
-    for (int64_t first = alone ? id * chunks.per : 0; first < samples;
-         first += alone ? size * chunks.per : chunks.per) {
-      const int64_t here = min64(chunks.per, samples - first);
-      const int64_t n = here * queries, begin = first * unit + start;
-      strided_to_planes<uint8_t, ToAdditive>(team, static_cast<const uint8_t*>(in[1]) + first * 1 * unit,
-          Strided{{1, here, 1}, {0, 1 * unit, unit}, 1}, unit, mask0, lines(unit));
-      // %x.planes
-      rows_to_planes(team, static_cast<const float*>(in[0]) + begin * 16, 16, n, 16, arena, ld);
-      team.sync();
-      // %q
-      linear_csr(team, weight[0], arena, ld, arena + 16 * ld, ld, n, scratch, F0{ld});
-      // %k
-      linear_csr(team, weight[1], arena, ld, arena + 32 * ld, ld, n, scratch, F0{ld});
-      // %v
-      linear_dense(team, weight[2], arena, ld, arena + 48 * ld, ld, n, scratch, F0{ld});
-      team.sync();
-      // %a
-      all.sync();
-      attention(team, Attention{arena + 16 * ld, keys + 32 * ld, keys + 48 * ld, arena, ld, ld, ld, ld, 8, 8, 8, 8, 1, 1, 1, 1, here, 2, 1, queries, unit, 8, 8, 0.3535533845424652f, false, mask0, 1 * lines(unit), 0, 1, 0, start, split ? chunks.queries : 0, chunk_floats}, scratch);
-      all.sync();
-      team.sync();
-      // %n
-      layer_norm(team, 16, n, 9.999999747378752e-06f, nullptr, 0, arena, ld, F1{arena, ld}, F2{vector(3), vector(4), ld});
-      team.sync();
-      // %n.rows
-      planes_to_rows(team, arena, ld, n, 16, static_cast<float*>(out[0]) + begin * 16, 16);
-      team.sync();
-    }
-    (void)scratch, (void)vector, (void)in, (void)out, (void)all, (void)keys;
+    if (size == d[5]) work(id, barrier, in, out, weight, d, memory, error, id ? nullptr : clock);
+    else if (id == 0) fewer = size;
   }
+  return fewer;
 }

@@ -2,23 +2,18 @@
 // One call runs all of it, in chunks of whole samples; a wait only between dependent steps.
 #include <omp.h>
 
-#include "attention.h"
-#include "chunks.h"
+#include "segment.h"
+#include "epilogues.h"
 #include "linear.h"
-#include "norm.h"
-#include "pointwise.h"
 #include "relayout.h"
-#include "softmax.h"
+#include "segment.h"
 
 namespace {
 
 using namespace sc;
 
-constexpr int64_t kRows = 81;  // planes of a chunk
-
 struct F0 {  // gelu(add(x0, x1))
   const float* p1;
-  int64_t ld;
   SC_INLINE V operator()(V x0, int64_t row, int64_t col) const {
     const V x1 = splat(p1[row]);
     (void)row, (void)col;
@@ -28,90 +23,80 @@ struct F0 {  // gelu(add(x0, x1))
 
 struct F1 {  // add(x1, x0)
   const float* p1;
-  int64_t ld;
+  int64_t ld1;
   SC_INLINE V operator()(V x0, int64_t row, int64_t col) const {
-    const V x1 = load(p1 + row * ld + col);
+    const V x1 = load(p1 + row * ld1 + col);
     (void)row, (void)col;
     return (x1 + x0);
   }
 };
 
-struct Sizes {
-  int64_t scratch;  // floats of each thread
-  int64_t mask;     // floats of the masks of a chunk
-  int64_t total;    // floats of memory: planes and masks of each chunk in flight, then scratch
-};
-
-Sizes sizes(const Chunks& chunks, const void* const* weight, int64_t unit, int threads) {
-  Sizes s{};
-  const auto widen = [](int64_t& a, int64_t b) { a = a > b ? a : b; };
-  widen(s.scratch, linear_scratch_floats(weight[1]));
-  widen(s.scratch, linear_scratch_floats(weight[2]));
-  s.scratch = lines(s.scratch);
-  const bool apart = chunks.sharing != Sharing::together;
-  s.total = (apart ? threads : 1) * (kRows * chunks.ld + s.mask);
-  s.total += threads * s.scratch;
-  return s;
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
+// times at which the first thread passed each call.
+static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
+                 const void* const* weight, const int64_t* const d, float* const memory,
+                 int64_t* const error, double* const clock) {
+  const Frame frame(id, in, out, weight, d, memory);
+  Barrier lone;
+  Team whole(id, int(d[5]), &barrier), single(0, 1, &lone);
+  Team& team = frame.alone ? single : whole;
+  float* const scratch = frame.scratch;
+  const int64_t part_stride = frame.part_stride;
+  const Span span0(d + 6, id);
+  const int64_t ld0 = span0.ld;
+  (void)ld0;
+  float* const b0 = frame.buffer<float>(d + 9);
+  float* const f0 = b0;
+  (void)b0, (void)f0;
+  float* const b1 = frame.buffer<float>(d + 11);
+  float* const f1 = b1;
+  (void)b1, (void)f1;
+  float* const b2 = frame.buffer<float>(d + 13);
+  float* const f2 = b2;
+  (void)b2, (void)f2;
+  for (int64_t first = frame.begin; first < frame.samples; first += frame.step) {
+    const int64_t here = least(frame.per, frame.samples - first);
+    const int64_t n0 = here * span0.queries;
+    (void)n0;
+    // %x.planes
+    rows_to_planes(team, frame.input<float>(0) + first * 24, 24, n0, 24, b0, ld0);
+    team.sync();
+    // %a
+    linear_dense(team, weight[1], b0, ld0, b1, ld0, n0, scratch, F0{frame.constant<float>(0)});
+    team.sync();
+    // %r
+    linear_csr(team, weight[2], b1, ld0, b2, ld0, n0, scratch, F1{b0, ld0});
+    team.sync();
+    // %r.rows
+    planes_to_rows(team, b2, ld0, n0, 24, frame.output<float>(0) + first * 24, 24);
+    team.sync();
+  }
+  (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;
 }
 
 }  // namespace
 
-// Columns of a chunk, for the choice of tiles when weights are packed.
-extern "C" int64_t sc_chunk_columns(int64_t samples, int64_t unit, int threads) {
-  const Chunks chunks(samples, unit, threads);
-  return min64(samples, chunks.per) * chunks.queries;
-}
-
-// Floats of 64-byte aligned memory that sc_run needs for these sizes, also where OpenMP gives it
-// fewer threads than it asks for.
-extern "C" int64_t sc_arena_floats(const void* const* weight, int64_t samples, int64_t unit,
-                                   int threads) {
+// Floats of scratch that each thread needs.
+extern "C" int64_t sc_scratch_floats(const void* const* weight, const int64_t* d) {
+  const int64_t here = d[1];
   int64_t most = 0;
-  for (int size = 1; size <= threads; size++) {
-    const int64_t total = sizes(Chunks(samples, unit, size), weight, unit, size).total;
-    most = total > most ? total : most;
-  }
-  return most;
+  widen(most, linear_scratch_floats(weight[1]));
+  widen(most, linear_scratch_floats(weight[2]));
+  (void)weight, (void)here;
+  return whole_lines(most);
 }
 
-// in, out: row-major tensors; weight: packed weights and vectors; samples x unit columns.
-extern "C" void sc_run(const void* const* in, void* const* out, const void* const* weight,
-                       float* memory, int64_t samples, int64_t unit, int threads) {
-  const auto vector = [&](int i) { return static_cast<const float*>(weight[i]); };
-  Barrier shared;
-#pragma omp parallel num_threads(threads)
+// in, out: row-major tensors; weight: constants; d: bound numbers, d[5] of them the threads.
+// Gives the number of threads that there were: 0 done, else call again with that many.
+extern "C" int sc_run(const void* const* in, void* const* out, const void* const* weight,
+                      const int64_t* d, float* memory, int64_t* error, double* clock) {
+  Barrier barrier;
+  int fewer = 0;
+#pragma omp parallel num_threads(int(d[5]))
   {
     const int id = omp_get_thread_num(), size = omp_get_num_threads();
-    const Chunks chunks(samples, unit, size);
-    const bool alone = chunks.sharing == Sharing::alone, split = chunks.sharing == Sharing::split;
-    const Sizes s = sizes(chunks, weight, unit, size);
-    Barrier own;
-    Team team = alone || split ? Team(0, 1, &own) : Team(id, size, &shared);
-    Team all = split ? Team(id, size, &shared) : Team(0, 1, &own);  // meets around attention
-    const int64_t ld = chunks.ld, chunk_floats = kRows * ld + s.mask;
-    float* const scratch = memory + id * s.scratch;
-    float* const planes = memory + size * s.scratch;
-    float* const arena = planes + (alone || split ? id * chunk_floats : 0);
-    const float* const keys = split ? planes : arena;
-    const int64_t start = split ? id * chunks.queries : 0;  // in the columns of a sample
-    const int64_t queries = split ? min64(chunks.queries, unit - start) : unit;
-    for (int64_t first = alone ? id * chunks.per : 0; first < samples;
-         first += alone ? size * chunks.per : chunks.per) {
-      const int64_t here = min64(chunks.per, samples - first);
-      const int64_t n = here * queries, begin = first * unit + start;
-      // %x.planes
-      rows_to_planes(team, static_cast<const float*>(in[0]) + begin * 24, 24, n, 24, arena, ld);
-      team.sync();
-      // %a
-      linear_dense(team, weight[1], arena, ld, arena + 24 * ld, ld, n, scratch, F0{vector(0), ld});
-      team.sync();
-      // %r
-      linear_csr(team, weight[2], arena + 24 * ld, ld, arena + 57 * ld, ld, n, scratch, F1{arena, ld});
-      team.sync();
-      // %r.rows
-      planes_to_rows(team, arena + 57 * ld, ld, n, 24, static_cast<float*>(out[0]) + begin * 24, 24);
-      team.sync();
-    }
-    (void)scratch, (void)vector, (void)in, (void)out, (void)all, (void)keys;
+    if (size == d[5]) work(id, barrier, in, out, weight, d, memory, error, id ? nullptr : clock);
+    else if (id == 0) fewer = size;
   }
+  return fewer;
 }

@@ -1,0 +1,105 @@
+// Convolutions on planes: y[M planes] = epilogue(W . windows of x), the linear kernels over
+// K = channels of a group * taps rows that the panel copy gathers (window.h).
+#pragma once
+#include "linear_csr.h"
+#include "linear_dense.h"
+#include "window.h"
+
+namespace sc {
+
+static_assert(kCsrPanel * W <= Places::kMost && kDensePanel <= kCsrPanel, "widest panels");
+
+// Nanoseconds, roughly: what decides between more row parts, each of which copies the same panels,
+// and more column parts, which write into each other's rows of y (measured with two threads, 16
+// floats a vector: 28 x 28 about tie, 14 x 14 take up to 1.6 times as long by columns).
+struct ConvWork {
+  double sums, copies, seam;  // per output vector; per row part; per column seam
+
+  ConvWork(const PackedHeader* h, const Window& w) {
+    double weights = 0;
+    const PackedHeader* own = h;
+    for (int64_t g = 0; g < h->groups; g++, own = next_group(own)) weights += double(own->nnz);
+    const double rows = double(h->rows * h->groups);
+    sums = h->format == kCsr ? .15 * weights + 1.2 * rows * double(h->tiles()) : .13 * weights;
+    const double copy = w.plain() ? 1.04 : w.shifted() ? .81 : 2.1;
+    copies = (W == 16 ? copy : .6 * copy) * double(h->cols * h->groups);
+    seam = 50 * rows * double(h->tiles());
+  }
+};
+
+// The team as the grid of row parts (of groups, where there are enough) x column parts that should
+// take least time.
+inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& w) {
+  const int64_t n_vectors = vectors(w.out_columns()), blocks = h->blocks();
+  const int64_t units = h->groups > 1 ? h->groups : blocks;
+  const ConvWork work(h, w);
+  int64_t row_parts = 1;
+  double least = 0;
+  for (int64_t r = 1; r <= team.size; r++) {
+    if (team.size % r || (r > units && r > 1)) continue;
+    const int64_t c = team.size / r, wide = (n_vectors + c - 1) / c;
+    const double own_units = double((units + r - 1) / r) / double(units);
+    const double copies = work.copies / (h->groups > 1 ? double(r) : 1);
+    const double seam = c == 1 ? 0 : work.seam * own_units * (wide < 16 ? 1 : wide < 32 ? .5 : .2);
+    const double time = double(wide) * (work.sums * own_units + copies) + seam;
+    if (r == 1 || time < least) least = time, row_parts = r;
+  }
+  const int64_t column_parts = team.size / row_parts;
+  const int64_t column = team.id % column_parts, row = team.id / column_parts;
+  const int64_t vector0 = n_vectors * column / column_parts;
+  const int64_t vector1 = n_vectors * (column + 1) / column_parts;
+  if (h->groups > 1)
+    return {0, blocks, vector0, vector1, h->groups * row / row_parts,
+            h->groups * (row + 1) / row_parts};
+  const WorkPrefix prefix{h->format == kCsr ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
+                          h->row_block, h->tiles()};
+  return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
+}
+
+inline int64_t conv_panel_floats(const PackedHeader* h) {
+  return (linear_scratch_floats(h) + 15) / 16 * 16;
+}
+
+// Floats of scratch, 64-byte aligned, that each thread must bring.
+inline int64_t conv_scratch_floats(const void* packed, const Window& w) {
+  const auto* h = static_cast<const PackedHeader*>(packed);
+  if (w.plain()) return conv_panel_floats(h);
+  return conv_panel_floats(h) + WindowSource::memory_floats(w, group_vectors(h, W));
+}
+
+// Calls apply(header, share, panel source).
+template <class Apply>
+SC_INLINE void with_window(const Team& team, const void* packed, const Window& w, const float* x,
+                           int64_t ldx, float* scratch, const Apply& apply) {
+  const auto* h = static_cast<const PackedHeader*>(packed);
+  const Share share = divide_conv(team, h, w);
+  const int64_t channels = h->cols / w.taps();
+  if (w.plain()) return apply(h, share, PlainRows{x, ldx, channels});
+  apply(h, share, WindowSource(w, x, ldx, channels, group_vectors(h, W),
+                               scratch + conv_panel_floats(h)));
+}
+
+// Every thread of the team calls it; each returns when its own share is done.
+// packed: [M, C/groups * taps], grouped or not. x: [C] rows ldx floats apart, y: [M] rows ldy
+// apart, both multiples of 16; after their last column they may hold anything, and y's last vector
+// is written whole.
+// epilogue(V sum, int64_t row, int64_t col) -> V, once per output vector.
+template <class Epilogue>
+void conv_csr(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+              float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_csr(h, share, source, y, ldy, scratch, epilogue);
+  });
+}
+
+template <class Epilogue>
+void conv_dense(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+                float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_dense(h, share, source, y, ldy, w.out_columns(), scratch, epilogue);
+  });
+}
+
+}  // namespace sc

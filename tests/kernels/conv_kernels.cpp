@@ -1,0 +1,39 @@
+// conv_csr and conv_dense as C functions, for test_conv_kernels.py and conv_sanitize.cpp.
+#include <omp.h>
+
+#include <vector>
+
+#include "conv.h"
+
+using namespace sc;
+
+struct ConvBias {
+  const float* bias;
+  SC_INLINE V operator()(V sum, int64_t row, int64_t) const { return sum + splat(bias[row]); }
+};
+
+static float* aligned(std::vector<float>& memory) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~63ull);
+}
+
+extern "C" {
+
+// numbers: samples, in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], transposed.
+void conv(int threads, const void* packed, const int64_t* numbers, const float* x, int64_t ldx,
+          float* y, int64_t ldy, const float* bias) {
+  Window w{};
+  w.samples = *numbers++;
+  for (int64_t* field : {w.in, w.out, w.kernel, w.stride, w.dilation, w.pad})
+    for (int d = 0; d < 3; d++) field[d] = *numbers++;
+  w.transposed = *numbers != 0;
+  const bool csr = static_cast<const PackedHeader*>(packed)->format == kCsr;
+  Barrier barrier;
+#pragma omp parallel num_threads(threads)
+  {
+    Team team(omp_get_thread_num(), threads, &barrier);
+    std::vector<float> scratch(conv_scratch_floats(packed, w) + 16);
+    if (csr) conv_csr(team, packed, w, x, ldx, y, ldy, aligned(scratch), ConvBias{bias});
+    else conv_dense(team, packed, w, x, ldx, y, ldy, aligned(scratch), ConvBias{bias});
+  }
+}
+}

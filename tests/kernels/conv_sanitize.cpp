@@ -1,0 +1,137 @@
+// Runs conv_csr and conv_dense of many shapes, for the sanitizers, on heap planes that end with
+// their last column's cache line, and compares with plain double loops. Prints the first
+// difference.
+#include "conv_kernels.cpp"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+
+using Floats = std::vector<float>;
+
+static std::mt19937 numbers(7);
+static int64_t pick(int64_t low, int64_t high) {
+  return low + int64_t(numbers() % (high - low + 1));
+}
+static float uniform() { return float(numbers() % 2001) / 1000 - 1; }
+static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+struct Shape {
+  int64_t samples, in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], transposed;
+  int64_t channels, rows, groups;  // of one group
+
+  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+};
+
+static bool random_shape(Shape& s) {
+  const int rank = int(pick(1, 3));
+  s.samples = pick(1, 2), s.transposed = pick(0, 1);
+  s.channels = pick(1, 20), s.rows = pick(1, 30), s.groups = pick(0, 2) ? 1 : pick(2, 4);
+  for (int d = 0; d < 3; d++) {
+    s.in[d] = s.out[d] = s.kernel[d] = s.stride[d] = s.dilation[d] = 1, s.pad[d] = 0;
+    if (d < 3 - rank) continue;
+    s.in[d] = pick(1, rank == 1 ? 90 : rank == 2 ? 20 : 6);
+    s.kernel[d] = pick(1, 4), s.dilation[d] = pick(1, 2);
+    s.stride[d] = pick(0, 1) ? 1 : pick(2, 5), s.pad[d] = pick(0, 3);
+    const int64_t reach = s.dilation[d] * (s.kernel[d] - 1);
+    s.out[d] = s.transposed ? (s.in[d] - 1) * s.stride[d] - 2 * s.pad[d] + reach + 1
+                            : (s.in[d] + 2 * s.pad[d] - reach - 1 + s.stride[d]) / s.stride[d];
+    if (s.in[d] + 2 * s.pad[d] < reach + 1 || s.out[d] < 1) return false;
+  }
+  return true;
+}
+
+// The input coordinate of output o under tap k, or -1.
+static int64_t source(const Shape& s, int d, int64_t o, int64_t k) {
+  int64_t i = o * s.stride[d] - s.pad[d] + k * s.dilation[d];
+  if (s.transposed) {
+    i = o + s.pad[d] - k * s.dilation[d];
+    if (i < 0 || i % s.stride[d]) return -1;
+    i /= s.stride[d];
+  }
+  return i < s.in[d] ? i : -1;
+}
+
+static double expected(const Shape& s, const Floats& x, int64_t ldx, const Floats& w, int64_t row,
+                       int64_t column) {
+  const int64_t area = s.out[0] * s.out[1] * s.out[2], sample = column / area, taps = s.taps();
+  const int64_t o[3] = {column / (s.out[1] * s.out[2]) % s.out[0], column / s.out[2] % s.out[1],
+                        column % s.out[2]};
+  double sum = 0;
+  for (int64_t t = 0; t < taps; t++) {
+    const int64_t k[3] = {t / (s.kernel[1] * s.kernel[2]), t / s.kernel[2] % s.kernel[1],
+                          t % s.kernel[2]};
+    int64_t at = sample;
+    bool inside = true;
+    for (int d = 0; d < 3; d++) {
+      const int64_t i = source(s, d, o[d], k[d]);
+      inside &= i >= 0;
+      at = at * s.in[d] + i;
+    }
+    if (!inside) continue;
+    for (int64_t c = 0; c < s.channels; c++)
+      sum += double(w[(row * s.channels + c) * taps + t]) *
+             x[(row / s.rows * s.channels + c) * ldx + at];
+  }
+  return sum;
+}
+
+static void check(const Shape& s, bool csr) {
+  const int64_t M = s.rows * s.groups, K = s.channels * s.taps();
+  const int64_t in = s.samples * s.in[0] * s.in[1] * s.in[2];
+  const int64_t out = s.samples * s.out[0] * s.out[1] * s.out[2];
+  const int64_t ldx = padded(in), ldy = padded(out);
+  Floats x(s.channels * s.groups * ldx), y(M * ldy, 77.f), w(M * K), bias(M, 0.f);
+  for (int64_t i = 0; i < int64_t(x.size()); i++)
+    x[i] = i % ldx < in ? uniform() : std::numeric_limits<float>::quiet_NaN();
+  for (float& f : w) f = pick(0, 2) ? 0 : uniform();
+  int tiles[3];
+  (csr ? sc_csr_conv_tiles : sc_dense_conv_tiles)(s.rows, K, M * K / 3 / s.groups, out, s.taps(), W,
+                                                 tiles, tiles + 1, tiles + 2);
+  if (pick(0, 1)) tiles[0] = int(pick(1, 40)), tiles[1] = int(pick(1, 8));
+  const auto bytes_of = csr ? sc_csr_grouped_bytes : sc_dense_grouped_bytes;
+  const auto pack = csr ? sc_csr_grouped_pack : sc_dense_grouped_pack;
+  const int64_t bytes = bytes_of(w.data(), M, K, K, s.groups, tiles[0], tiles[1], tiles[2]);
+  void* blob = std::aligned_alloc(64, bytes);
+  pack(w.data(), M, K, K, s.groups, tiles[0], tiles[1], tiles[2], blob);
+  Floats back(M * K, 5.f);
+  (csr ? sc_csr_unpack : sc_dense_unpack)(blob, back.data());
+  if (back != w || !(csr ? sc_csr_check(blob, bytes) : sc_dense_check(blob, bytes, W)) ||
+      (csr ? sc_csr_check(blob, bytes - 1) : sc_dense_check(blob, bytes - 1, W))) {
+    std::printf("pack, unpack, check of %lld groups\n", (long long)s.groups);
+    std::exit(1);
+  }
+  if (s.groups > 1) {  // a later group that is not like the first
+    auto* h = static_cast<PackedHeader*>(blob);
+    auto* next = const_cast<PackedHeader*>(next_group(h));
+    next->groups++;
+    if (csr ? sc_csr_check(blob, bytes) : sc_dense_check(blob, bytes, W)) {
+      std::printf("a damaged second group passes the check\n");
+      std::exit(1);
+    }
+    next->groups--;
+  }
+  conv(int(pick(1, 3)), blob, &s.samples, x.data(), ldx, y.data(), ldy, bias.data());
+  for (int64_t m = 0; m < M; m++)
+    for (int64_t p = 0; p < ldy; p++) {
+      const double got = y[m * ldy + p];
+      if (p >= vectors(out) * W ? got == 77 : p >= out) continue;
+      const double want = p < out ? expected(s, x, ldx, w, m, p) : 77;
+      if (std::fabs(got - want) <= 1e-4) continue;
+      std::printf("%g instead of %g at %lld, %lld\n", got, want, (long long)m, (long long)p);
+      std::exit(1);
+    }
+  std::free(blob);
+}
+
+int main(int argc, char** argv) {
+  const int count = argc > 1 ? std::atoi(argv[1]) : 150;
+  for (int i = 0; i < count;) {
+    Shape s;
+    if (!random_shape(s)) continue;
+    check(s, i++ % 2);
+  }
+  return 0;
+}

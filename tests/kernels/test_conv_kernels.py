@@ -1,0 +1,283 @@
+"""conv_csr and conv_dense against torch, for each vector width: shapes by hand and by hypothesis.
+
+Planes hold NaN after their last column and end where their row ends, so a kernel that reads across
+a border or a row shows it; conv_sanitize.cpp does the same under the sanitizers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.kernels.native import WIDTHS, finish_build, start_build
+
+PACKER = str(Path(__file__).parents[2] / "codegen" / "cpu" / "pack.cpp")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """size: the input's spatial dims; density: of the weight. k_tile 0: the default tiles."""
+
+    batch: int = 1
+    channels: int = 4
+    rows: int = 6
+    size: tuple[int, ...] = (9, 11)
+    kernel: tuple[int, ...] = (3, 3)
+    stride: int = 1
+    padding: int = 1
+    dilation: int = 1
+    groups: int = 1
+    transposed: bool = False
+    output_padding: int = 0
+    density: float = 0.4
+    k_tile: int = 0
+    panel: int = 0
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """The output's spatial dims, by torch's formulas."""
+        found = []
+        for size, kernel in zip(self.size, self.kernel, strict=True):
+            reach = self.dilation * (kernel - 1)
+            if self.transposed:
+                grown = (size - 1) * self.stride - 2 * self.padding + reach + 1
+                found.append(grown + self.output_padding)
+            else:
+                found.append((size + 2 * self.padding - reach - 1) // self.stride + 1)
+        return tuple(found)
+
+    def weight(self) -> Tensor:
+        shape = (self.rows, self.channels // self.groups, *self.kernel)
+        return torch.randn(shape) * (torch.rand(shape) < self.density)
+
+    def by_torch(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """In double precision. torch's transposed weight is [C, M/groups, *kernel]."""
+        x, weight, bias = x.double(), weight.double(), bias.double()
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        rank = len(self.size)
+        if not self.transposed:
+            plain = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+            return plain(x, weight, bias, groups=self.groups, **options)
+        turned = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        more = {"groups": self.groups, "output_padding": self.output_padding}
+        return back(x, turned, bias, **options, **more)
+
+    def numbers(self) -> ctypes.Array[ctypes.c_int64]:
+        def three(values: Sequence[int], missing: int = 1) -> list[int]:
+            return [missing] * (3 - len(values)) + list(values)
+
+        rank = len(self.size)
+        flat = [self.batch, *three(self.size), *three(self.out), *three(self.kernel)]
+        flat += three([self.stride] * rank) + three([self.dilation] * rank)
+        flat += [*three([self.padding] * rank, 0), int(self.transposed)]
+        return (ctypes.c_int64 * len(flat))(*flat)
+
+
+def pack(lib: ctypes.CDLL, format_: str, width: int, case: Conv, matrix: Tensor) -> Tensor:
+    m, k = matrix.shape
+    tiles = [ctypes.c_int() for _ in range(3)]
+    taps, n = math.prod(case.kernel), case.batch * math.prod(case.out)
+    nnz = int(matrix.count_nonzero()) // case.groups
+    choose = getattr(lib, f"sc_{format_}_conv_tiles")
+    sizes = [ctypes.c_int64(i) for i in (m // case.groups, k, nnz, n, taps)]
+    choose(*sizes, width, *map(ctypes.byref, tiles))
+    if case.k_tile:
+        tiles[0].value, tiles[1].value = case.k_tile, case.panel
+    data = ctypes.c_void_p(matrix.data_ptr())
+    sizes = [ctypes.c_int64(i) for i in (m, k, k, case.groups)]
+    bytes_of = getattr(lib, f"sc_{format_}_grouped_bytes")
+    bytes_of.restype = ctypes.c_int64
+    size = bytes_of(data, *sizes, *tiles)
+    assert size > 0
+    memory = torch.full((size + 64,), 0xA5, dtype=torch.uint8)
+    blob = memory[-memory.data_ptr() % 64 :][:size]
+    assert getattr(lib, f"sc_{format_}_grouped_pack")(
+        data, *sizes, *tiles, ctypes.c_void_p(blob.data_ptr())
+    )
+    return blob
+
+
+def planes(x: Tensor, ld: int) -> Tensor:
+    """[B, C, *size] as [C, ld] with NaN after the last column."""
+    rows = x.transpose(0, 1).flatten(1)
+    out = torch.full((rows.shape[0], ld), math.nan)
+    out[:, : rows.shape[1]] = rows
+    return out
+
+
+def padded(n: int) -> int:
+    return -(-n // 16) * 16
+
+
+def check(lib: ctypes.CDLL, width: int, case: Conv, threads: int = 2, seed: int = 0) -> None:
+    torch.manual_seed(seed)
+    weight, bias = case.weight(), torch.randn(case.rows)
+    x = torch.randn(case.batch, case.channels, *case.size)
+    want = case.by_torch(x, weight, bias)
+    assert tuple(want.shape[2:]) == case.out
+    tolerance = 2e-6 * case.by_torch(x.abs(), weight.abs(), bias.abs()) + 1e-7
+    ldx, ldy = (padded(case.batch * math.prod(size)) for size in (case.size, case.out))
+    px = planes(x, ldx)
+    for format_ in ("csr", "dense"):
+        blob = pack(lib, format_, width, case, weight.flatten(1))
+        y = torch.full((case.rows, ldy), 77.0)
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (px, y, bias)]
+        lib.conv(
+            threads, ctypes.c_void_p(blob.data_ptr()), case.numbers(),
+            pointers[0], ctypes.c_int64(ldx), pointers[1], ctypes.c_int64(ldy), pointers[2],
+        )  # fmt: skip
+        n = case.batch * math.prod(case.out)
+        got = y[:, :n].reshape(case.rows, case.batch, *case.out).transpose(0, 1)
+        assert ((got - want).abs() <= tolerance).all(), f"{format_} of {case}"
+        assert (y[:, -(-n // width) * width :] == 77).all(), "columns after the last vector"
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ctypes.CDLL]:
+    folder = tmp_path_factory.mktemp("conv")
+    out = {w: folder / f"conv{w}.so" for w in WIDTHS}
+    flags = ("-O2", "-shared", "-fPIC", PACKER)
+    for build in [start_build("conv_kernels.cpp", out[w], w, *flags) for w in WIDTHS]:
+        finish_build(build)
+    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+
+
+IMAGE = Conv()
+CASES = {
+    "3x3": IMAGE,
+    "3x3, an image of 7": replace(IMAGE, size=(7, 7), channels=19, rows=30),
+    "3x3, an image of 14": replace(IMAGE, size=(14, 14), channels=33, rows=70),
+    "3x3, an image of 56": replace(IMAGE, size=(56, 56), channels=5, rows=20),
+    "3x3, rows as wide as two vectors": replace(IMAGE, size=(5, 32)),
+    "no padding": replace(IMAGE, padding=0),
+    "more padding than needed": replace(IMAGE, padding=4),
+    "padding beyond the image": replace(IMAGE, size=(2, 3), padding=6, kernel=(3, 5)),
+    "batch": replace(IMAGE, batch=3, size=(5, 7)),
+    "stride 2": replace(IMAGE, stride=2, size=(56, 56)),
+    "stride 2, an odd image": replace(IMAGE, stride=2, size=(15, 13), batch=2),
+    "stride 2, 14 to 7": replace(IMAGE, stride=2, size=(14, 14)),
+    "stride 3, 5x5": replace(IMAGE, stride=3, kernel=(5, 5), padding=2, size=(40, 37)),
+    "stride 16 patches": replace(IMAGE, stride=16, kernel=(16, 16), padding=0, size=(48, 64)),
+    "stem": replace(IMAGE, kernel=(7, 7), stride=2, padding=3, channels=3, size=(32, 32)),
+    "dilation": replace(IMAGE, dilation=3, padding=3),
+    "dilation beyond the image": replace(IMAGE, dilation=12, padding=12),
+    "1x1": replace(IMAGE, kernel=(1, 1), padding=0, channels=40, rows=50, size=(14, 14)),
+    "1x1, padded": replace(IMAGE, kernel=(1, 1), padding=1),
+    "1x1, stride 2": replace(IMAGE, kernel=(1, 1), padding=0, stride=2, size=(28, 28)),
+    "groups": replace(IMAGE, channels=12, rows=18, groups=3),
+    "groups of a narrow image": replace(IMAGE, channels=12, rows=24, groups=4, size=(3, 3)),
+    "1x1 groups": replace(
+        IMAGE, channels=12, rows=18, groups=3, kernel=(1, 1), padding=0, size=(8, 8)
+    ),
+    "depthwise": replace(IMAGE, channels=10, rows=10, groups=10),
+    "depthwise, two rows each": replace(IMAGE, channels=5, rows=10, groups=5, stride=2),
+    "1-D": replace(IMAGE, size=(100,), kernel=(5,), padding=2),
+    "1-D, audio": replace(IMAGE, size=(400,), kernel=(10,), stride=5, padding=0, channels=1),
+    "1-D, a kernel longer than a tile": replace(
+        IMAGE, size=(900,), kernel=(500,), padding=3, k_tile=64, panel=2
+    ),
+    "3-D": replace(IMAGE, size=(4, 5, 6), kernel=(3, 3, 3), batch=2),
+    "3-D, stride 2": replace(IMAGE, size=(7, 5, 9), kernel=(3, 3, 3), stride=2),
+    "transposed": replace(IMAGE, transposed=True),
+    "transposed 2x2 stride 2": replace(
+        IMAGE, transposed=True, kernel=(2, 2), stride=2, padding=0, size=(14, 14)
+    ),
+    "transposed, output padding": replace(IMAGE, transposed=True, stride=3, output_padding=2),
+    "transposed groups": replace(
+        IMAGE, transposed=True, stride=2, groups=2, channels=8, rows=12, kernel=(4, 4)
+    ),
+    "transposed, dilation": replace(IMAGE, transposed=True, stride=2, dilation=3, batch=2),
+    "transposed 1-D": replace(IMAGE, transposed=True, size=(37,), kernel=(8,), stride=4, padding=2),
+    "transposed 3-D": replace(
+        IMAGE, transposed=True, size=(3, 4, 5), kernel=(3, 3, 3), stride=2, output_padding=1
+    ),
+    "all zero": replace(IMAGE, density=0.0),
+    "mostly empty rows": replace(IMAGE, density=0.02, rows=100),
+    "one pixel": replace(IMAGE, size=(1, 1), padding=1),
+    "tiles that cut channels": replace(IMAGE, channels=30, k_tile=16, panel=3, size=(20, 30)),
+    "wide panels": replace(IMAGE, channels=7, k_tile=40, panel=8, size=(20, 30)),
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_agrees_with_torch(libraries: dict[int, ctypes.CDLL], case: Conv, width: int) -> None:
+    for threads in (1, 2):
+        check(libraries[width], width, case, threads)
+
+
+SEEDS = st.integers(0, 2**31)
+
+
+@st.composite
+def convs(draw: st.DrawFn) -> Conv:
+    """Any conv whose output is not empty."""
+    rank = draw(st.integers(1, 3))
+    most = (70, 24, 9)[rank - 1]
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    transposed = draw(st.booleans())
+    stride = draw(st.integers(1, 4))
+    dilation = draw(st.integers(1, 3))
+    limit = max(stride, dilation) - 1 if transposed else 0
+    case = Conv(
+        batch=draw(st.integers(1, 3)),
+        channels=groups * draw(st.integers(1, 8)),
+        rows=groups * draw(st.integers(1, 15)),
+        size=tuple(draw(st.lists(st.integers(1, most), min_size=rank, max_size=rank))),
+        kernel=tuple(draw(st.lists(st.integers(1, 5), min_size=rank, max_size=rank))),
+        stride=stride,
+        padding=draw(st.integers(0, 5)),
+        dilation=dilation,
+        groups=groups,
+        transposed=transposed,
+        output_padding=draw(st.integers(0, limit)),
+        density=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
+        k_tile=draw(st.sampled_from([0, 0, 5, 9, 64])),
+        panel=draw(st.integers(1, 8)),
+    )
+    if min(case.out) >= 1:
+        return case
+    return replace(case, padding=0, kernel=(1,) * rank)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=convs(),
+    width=st.sampled_from(WIDTHS),
+    threads=st.integers(1, 3),
+    seed=SEEDS,
+)
+def test_any_conv(
+    libraries: dict[int, ctypes.CDLL], case: Conv, width: int, threads: int, seed: int
+) -> None:
+    check(libraries[width], width, case, threads, seed)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_random_shapes_under_sanitizers(tmp_path: Path, width: int) -> None:
+    program = tmp_path / "sanitize"
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", PACKER)
+    finish_build(start_build("conv_sanitize.cpp", program, width, *flags))
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_groups_must_divide_rows(libraries: dict[int, ctypes.CDLL]) -> None:
+    weight = torch.ones(6, 3)
+    bytes_of = libraries[4].sc_csr_grouped_bytes
+    bytes_of.restype = ctypes.c_int64
+    for groups, allowed in ((3, True), (4, False), (0, False)):
+        sizes = [ctypes.c_int64(i) for i in (6, 3, 3, groups)]
+        assert (bytes_of(ctypes.c_void_p(weight.data_ptr()), *sizes, 3, 4, 16) > 0) == allowed

@@ -1,0 +1,1 @@
+"""Tiny models of the kinds that people compile, one file per field of use."""
