@@ -217,13 +217,25 @@ class Own:
 
 @dataclass(frozen=True)
 class Struct:
-    """A C++ aggregate of arguments: a geometry."""
+    """An aggregate of arguments: a geometry. types: dtypes and sizes that it is made for."""
 
     name: str
     fields: tuple[Arg, ...]
+    types: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}{{{', '.join(map(print_arg, self.fields))}}}"
+
+
+@dataclass(frozen=True)
+class Element:
+    """One number of a dtype."""
+
+    value: float
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.value!r} {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -263,6 +275,7 @@ Arg: TypeAlias = (
     | Columns
     | Weight
     | Struct
+    | Element
     | Word
     | Scratch
     | Dim

@@ -119,7 +119,8 @@ def share(segment: Segment, samples: int, columns: Sequence[int], threads: int) 
         per = 1
     if unit == 1:
         per = min(_lines(per), _lines(samples))
-    turns = -(-(-(-samples // per)) // threads)
+    chunks = -(-samples // per)
+    turns = -(-chunks // threads)
     alone = threads > 1 and samples >= turns * threads * per * EVEN
     parts = []
     for size, space in zip(columns, segment.spaces, strict=True):

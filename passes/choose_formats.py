@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sparse_compiler.formats.base import FORMATS, LinearShape, torch_linear_ns
+from sparse_compiler.formats.base import (
+    FORMATS,
+    ConvShape,
+    LinearShape,
+    torch_conv_ns,
+    torch_linear_ns,
+)
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import evaluate, product
@@ -54,7 +60,10 @@ class ChooseFormats(Pass):
         times = predicted_times(graph, node, context)
         best = best_format(times, self.min_gain)
         density = shape.nnz / max(1, shape.rows * shape.columns)
-        times[TORCH] = torch_linear_ns(shape, context.machine, context.threads)
+        if isinstance(shape, ConvShape):
+            times[TORCH] = torch_conv_ns(shape, context.machine, context.threads)
+        else:
+            times[TORCH] = torch_linear_ns(shape, context.machine, context.threads)
         context.candidates[node.name] = tuple(
             Candidate(name, time, _slower(name, best, times, density))
             for name, time in sorted(times.items())
@@ -79,7 +88,7 @@ def _refusal(graph: Graph, node: Node, context: Context) -> No | None:
     return None
 
 
-def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape:
+def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape | ConvShape:
     """The layer as a matrix of counted non-zeros and the columns that it works on.
 
     Raises `KeyError` where nothing is known of the weight's numbers.
@@ -89,6 +98,13 @@ def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape:
     if counts is None:
         raise KeyError(weight)
     columns = columns_hint(graph, node, context)
+    if isinstance(node.op, Conv):
+        taps = evaluate(product(graph.tensor(weight).shape[2:]), context.hints)
+        source, result = (graph.tensor(name).shape[2:] for name in (node.inputs[0], node.name))
+        strided = any(s > 1 for s in node.op.stride) or source[1:] != result[1:]
+        return ConvShape(
+            counts.rows, counts.columns, counts.nnz, columns, taps, node.op.groups, strided
+        )
     return LinearShape(counts.rows, counts.columns, counts.nnz, columns)
 
 
@@ -98,10 +114,13 @@ def predicted_times(graph: Graph, node: Node, context: Context) -> dict[str, flo
     if weight_counts(graph, weight, context.facts) is None:
         return {}
     shape = layer_shape(graph, node, context)
-    return {
-        name: format_.linear_ns(shape, context.machine, context.threads)
-        for name, format_ in FORMATS.items()
-    }
+    found = {}
+    for name, format_ in FORMATS.items():
+        if isinstance(shape, ConvShape):
+            found[name] = format_.conv_ns(shape, context.machine, context.threads)
+        else:
+            found[name] = format_.linear_ns(shape, context.machine, context.threads)
+    return found
 
 
 def best_format(times: Mapping[str, float], min_gain: float = MIN_GAIN) -> str:

@@ -17,6 +17,7 @@ from torch import fx
 
 from .errors import UnsupportedError
 from .frontends.importer import Imported
+from .inspector.profile import print_at_exit, profile_of_segments
 from .inspector.report import Report, report_of
 from .ir.refusal import No
 from .options import Options
@@ -91,6 +92,9 @@ def _compile(
         reason = No("nothing_native", "no part of the graph runs faster natively")
         return _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
     _guard_weights(imported, segments, statics)
+    if options.profile:
+        native = [segment.native for segment in segments]
+        print_at_exit(segments[0], lambda: profile_of_segments(native, options))
     hosted = host(deferred.gm, imported, segments)
     deferred.target = compile_hosted(hosted, deferred.fake_inputs)
     _note(CompileReport(None, len(segments), report))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,8 +12,16 @@ import torch
 
 from .codegen.program import TorchStep
 from .errors import InputError
+from .inspector.profile import (
+    Profile,
+    fastest_of,
+    machine_roofs,
+    print_at_exit,
+    profile_of_pipeline,
+)
 from .inspector.report import Report, report_of
 from .ir.graph import Graph
+from .runtime.executor import Executor
 from .runtime.pipeline import Pipeline
 
 log = logging.getLogger("sparse_compiler")
@@ -38,6 +47,8 @@ class Compiled:
         self._pipeline, self._call, self._eager = pipeline, call, eager
         self._warned = False
         self._lock = threading.Lock()
+        if pipeline.options.profile:
+            print_at_exit(self, lambda: profile_of_pipeline(pipeline))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result. Raises `InputError` on arguments that do not fit."""
@@ -45,15 +56,28 @@ class Compiled:
         if self._training(inputs):
             self._warn()
             return self._eager(*args, **kwargs)
-        with self._lock:  # a thread that finds the weights changed makes the others wait
-            self._pipeline.refresh_if_changed()
+        if self._pipeline.outdated:
+            with self._lock:  # a thread that finds the weights changed makes the others wait
+                self._pipeline.refresh_if_changed()
+        executor = self._pipeline.executor
+        if executor.clock is None:
+            return self._run(executor, inputs)
+        executor.forget_first_call()
+        began = time.perf_counter()
+        result = self._run(executor, inputs)
+        executor.clock.finish(time.perf_counter() - began)
+        return result
+
+    def _run(self, executor: Executor, inputs: list[torch.Tensor]) -> Any:
+        """The model's result by a program of the pipeline; buffers it updates are written."""
+        if executor.native:
+            return self._call.unflatten(executor(inputs), inputs)
         with torch.no_grad():
-            results = self._pipeline.executor(inputs)
-            count = len(self.graph.outputs)
-            for (_, target), value in zip(self.graph.updates, results[count:], strict=True):
+            results = executor(inputs)
+            count, updates = len(self.graph.outputs), self.graph.updates
+            for (_, target), value in zip(updates, results[count:], strict=True):
                 self._destination(target, inputs).copy_(value)
-        if self.graph.updates:
-            self._pipeline.weights.mark()
+        self._pipeline.weights.mark_written(target for _, target in updates)
         return self._call.unflatten(results[:count], inputs)
 
     @property
@@ -84,6 +108,19 @@ class Compiled:
     def inspect(self) -> Report:
         """What became of each layer, and why."""
         return report_of(self._pipeline.lowered)
+
+    def profile(self, *args: Any, **kwargs: Any) -> Profile:
+        """Where the time of a call with these arguments goes: a line for each kernel call.
+
+        Runs the model some ten times, on kernels compiled anew with a clock around each call, and
+        shows the fastest run. Buffers that the model updates are updated by each.
+        """
+        inputs = self._call.flatten(args, kwargs)
+        with self._lock:
+            self._pipeline.refresh_if_changed()
+        options = self._pipeline.options
+        roofs = machine_roofs(options, torch.get_num_threads())
+        return fastest_of(self._pipeline, lambda executor: self._run(executor, inputs), roofs)
 
     def refit(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
         """Takes over changed weights, also those written through `.data`.
@@ -117,8 +154,8 @@ class Compiled:
             return True
         if not torch.is_grad_enabled():
             return False
-        tensors = (t for t in inputs if isinstance(t, torch.Tensor))
-        return self._pipeline.weights.needs_grad() or any(t.requires_grad for t in tensors)
+        learning = (getattr(t, "requires_grad", False) for t in inputs)
+        return self._pipeline.weights.needs_grad() or any(learning)
 
     def _warn(self) -> None:
         if self._warned:

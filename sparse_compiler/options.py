@@ -161,6 +161,14 @@ class Options:
             env=("SPARSE_COMPILER_FORCE_NATIVE",),
         ),
     )
+    profile: bool = field(
+        default=False,
+        metadata=_about(
+            "Time every kernel call; the table is printed at the end of the process.",
+            bool,
+            env=("SPARSE_COMPILER_PROFILE",),
+        ),
+    )
     log: str = field(
         default="warning",
         metadata=_about(

@@ -1,7 +1,8 @@
 """The documentation is true: its code runs, its links resolve, its tables are current.
 
 Blocks of one page share a namespace and run in order. A block that cannot run stands under a
-comment `<!-- not run: why -->`. `python -m tests.test_docs` writes the generated tables anew.
+comment `<!-- not run: why -->`. Lines under `<!-- output -->` are printed by the page's code, `...`
+standing for what is left out. `python -m tests.test_docs` writes the generated tables anew.
 """
 
 import re
@@ -21,6 +22,7 @@ TABLE = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- /options -->)", re.DOTALL
 BLOCK = re.compile(
     r"(?P<skip><!-- not run: [^>]+ -->\n)?^```python\n(?P<code>.*?)^```", re.M | re.S
 )
+OUTPUT = re.compile(r"^<!-- output -->\n```text\n(.*?)^```", re.M | re.S)
 FENCED = re.compile(r"^```.*?^```|`[^`\n]*`", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -30,6 +32,13 @@ def blocks(text: str) -> Iterator[tuple[int, str]]:
     for found in BLOCK.finditer(text):
         if not found["skip"]:
             yield text.count("\n", 0, found.start("code")) + 1, found["code"]
+
+
+def missing_output(text: str, printed: str) -> list[str]:
+    """Lines of `text` shown as output, of which the code printed no such line."""
+    shown = [line for found in OUTPUT.finditer(text) for line in found[1].splitlines()]
+    patterns = {line: ".*".join(map(re.escape, line.split("..."))) for line in shown}
+    return [line for line in shown if not re.search(f"^{patterns[line]}", printed, re.M)]
 
 
 def anchors(text: str) -> set[str]:
@@ -79,7 +88,8 @@ RUNNABLE = [name for name, page in zip(NAMES, PAGES, strict=True) if list(blocks
 @pytest.mark.usefixtures("cached_kernels")
 def test_code_runs(name: str) -> None:
     """In a process of its own, as a reader runs it; the page's blocks in order."""
-    parts = list(blocks((ROOT / name).read_text()))
+    text = (ROOT / name).read_text()
+    parts = list(blocks(text))
     code = f"import torch\npage = {name!r}\nspace = {{'__name__': '__main__'}}\n"
     for line, block in parts:
         code += f"exec(compile({chr(10) * (line - 1) + block!r}, page, 'exec'), space)\n"
@@ -87,6 +97,7 @@ def test_code_runs(name: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert missing_output(text, done.stdout) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,6 +125,8 @@ def test_the_checks_can_fail() -> None:
     skipped = "<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n"
     assert list(blocks(skipped)) == []
     assert list(blocks("text\n```python\n1 / 0\n```\n")) == [(3, "1 / 0\n")]
+    shown = "<!-- output -->\n```text\na ... b\nc\nd\n```\n"
+    assert missing_output(shown, "a x b y\nz\nd\n") == ["c"]
     stale = "<!-- options -->\nold\n<!-- /options -->\n"
     assert options_table() in with_table(stale)
 

@@ -12,6 +12,7 @@ from sparse_compiler.codegen.operands import (
     Box,
     Columns,
     ConstantPlanes,
+    Element,
     Elements,
     Foreign,
     Functor,
@@ -171,8 +172,13 @@ class ArgumentPrinter:
                 return " + ".join(self.arg(field, tokens) for field in fields)
             case Struct(name="pair", fields=fields):
                 return self.args(fields, tokens)
-            case Struct(name=name, fields=fields):
-                return f"{name}{{{self.args(fields, tokens)}}}"
+            case Struct(name=name, fields=fields, types=types):
+                names = [c_type(t) if isinstance(t, str) else str(t) for t in types]
+                made_for = f"<{', '.join(names)}>" if names else ""
+                return f"{name}{made_for}{{{self.args(fields, tokens)}}}"
+            case Element(value=value, dtype=dtype):
+                number = float_literal(value) if dtype in ("f32", "f64") else str(int(value))
+                return f"{c_type(dtype)}({number})"
             case Scratch():
                 return "scratch"
             case Functor():

@@ -2,6 +2,7 @@
 // inside a head.
 #pragma once
 #include "attention.h"
+#include "relayout.h"
 
 namespace sc {
 
@@ -32,6 +33,16 @@ inline void attend(Team& team, const float* q, int64_t ldq, const float* k, int6
   a.mask_period = mask_period;
   a.query0 = query0, a.part = key_part, a.part_stride = key_stride;
   attention(team, a, scratch);
+}
+
+// A boolean or additive mask, row-major, as additive planes (see Attention).
+inline void mask_to_planes(Team& team, const bool* src, const Strided& s, int64_t n, float* dst,
+                           int64_t ld) {
+  strided_to_planes<bool, ToAdditive>(team, src, s, n, dst, ld);
+}
+inline void mask_to_planes(Team& team, const float* src, const Strided& s, int64_t n, float* dst,
+                           int64_t ld) {
+  strided_to_planes<float, ToFloat>(team, src, s, n, dst, ld);
 }
 
 }  // namespace sc

@@ -297,7 +297,8 @@ struct AttentionGroup {
     for (int64_t block = 0, key = 0; block < blocks; block++) {
       const int64_t rest = visible - key, even = (rest + blocks - block - 1) / (blocks - block);
       const int64_t rounded = (even + kAttentionRows - 1) / kAttentionRows * kAttentionRows;
-      const int64_t keys = rounded < rest ? rounded : rest;
+      const int64_t most = rest < kKeyBlock ? rest : kKeyBlock;  // even may be all of a block
+      const int64_t keys = rounded < most ? rounded : most;
       pack_keys(key, keys);
       panels(count, [&](int64_t i, auto n) { attend<n()>(i, key, keys); });
       key += keys;

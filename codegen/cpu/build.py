@@ -87,15 +87,23 @@ def cpu_features() -> frozenset[str]:
     return frozenset((platform.machine(),))
 
 
-@lru_cache(maxsize=1)
 def cpu_vendor() -> str:
     """`AuthenticAMD`, `GenuineIntel`, or empty where the system does not say."""
+    return _cpu_fact("vendor_id")
+
+
+def cpu_model() -> str:
+    """The processor's name, or empty where the system does not say."""
+    return _cpu_fact("model name")
+
+
+@lru_cache(maxsize=2)
+def _cpu_fact(key: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
-    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id"))
-    return next(found, "")
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def native_width() -> int:

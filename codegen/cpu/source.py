@@ -43,8 +43,8 @@ extern "C" int64_t sc_scratch_floats(const void* const* weight, const int64_t* d
 """
 
 _WORK = """
-// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
-// times at which the first thread passed each call.
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or where
+// the first thread adds up its seconds: in each call, waiting before each, at the end of chunks.
 static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
                  const void* const* weight, const int64_t* const d, float* const memory,
                  int64_t* const error, double* const clock) {{
@@ -58,11 +58,26 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
        first += frame.step) {{
     const int64_t here = least(frame.per, frame.samples - first);
 {columns}{body}    team.sync();
-  }}
+{end}  }}
   (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;
 }}
 
 }}  // namespace
+"""
+
+_WATCH = """
+// Adds what passed since the last stop to a place of the clock.
+struct Watch {
+  double* const clock;
+  double last = omp_get_wtime();
+
+  void stop(int place) {
+    if (!clock) return;
+    const double now = omp_get_wtime();
+    clock[place] += now - last;
+    last = now;
+  }
+};
 """
 
 _RUN = """
@@ -84,7 +99,10 @@ extern "C" int sc_run(const void* const* in, void* const* out, const void* const
 
 
 def print_segment(segment: Segment, *, profile: bool = False) -> str:
-    """The whole C++ unit of one segment; profile: with a clock after each call."""
+    """The whole C++ unit of one segment; profile: with a clock around each call.
+
+    Place i of the clock is of call i, n + i of the wait before it, 2 n of waits at chunks' ends.
+    """
     printer = _Printer(segment, profile)
     once, body = printer.calls(once=True), printer.calls(once=False)
     headers = sorted({call.header for call in segment.calls} | {"epilogues.h", "segment.h"})
@@ -93,11 +111,13 @@ def print_segment(segment: Segment, *, profile: bool = False) -> str:
         (
             _HEAD.format(name=segment.name, includes=includes),
             *printer.functors.values(),
+            _WATCH if profile else "",
             _WORK.format(
-                declarations=printer.declarations(),
+                declarations=printer.declarations() + "  Watch watch{clock};\n" * profile,
                 once=once and f"{once}  whole.sync();\n",
                 columns=printer.columns(),
                 body=body,
+                end=f"    watch.stop({2 * len(segment.calls)});\n" * profile,
             ),
             _SCRATCH.format(needs=printer.needs()),
             _RUN,
@@ -149,8 +169,7 @@ class _Printer:
     def calls(self, *, once: bool) -> str:
         """The calls before the chunks, or those of a chunk."""
         indent = "  " if once else "    "
-        clock = f"{indent}if (clock) clock[{len(self.segment.calls)}] = omp_get_wtime();\n"
-        lines = [clock] if self.profile and not once else []
+        lines: list[str] = []
         for i, call in enumerate(self.segment.calls):
             if call.once is once:
                 lines += [f"{indent}{line}\n" for line in self.call(i, call)]
@@ -163,11 +182,13 @@ class _Printer:
         lines = []
         if wait is not None:
             lines.append(f"{team if wait == 'all' else f'team{wait}'}.sync();")
+            if self.profile:
+                lines.append(f"watch.stop({len(self.segment.calls) + index});")
         lines.append(f"// %{call.label}")
         own = team if call.tokens is None else f"team{call.tokens}"
         lines.append(f"{call.kernel}({own}, {self.arguments.args(call.args, call.tokens)});")
         if self.profile:
-            lines.append(f"if (clock) clock[{index}] = omp_get_wtime();")
+            lines.append(f"watch.stop({index});")
         return lines
 
     # --- frame ----------------------------------------------------------------------------------

@@ -111,8 +111,7 @@ def _convert(
 ) -> Elements:
     """A bool or additive row-major mask -> additive planes of keys, or one row of keys."""
     type_, source = low.type(name), low.elements(name)
-    kinds = {"bool": ("bool", "ToAdditive"), "f32": ("float", "ToFloat")}
-    if type_.dtype not in kinds:
+    if type_.dtype not in ("bool", "f32"):
         raise CodegenError(f"an attention mask of {type_.dtype}", node=f"%{name}")
     batched = low.carried(name) and low.separation.samples != 1
     samples = low.per_sample(shape[0], name)
@@ -131,8 +130,7 @@ def _convert(
         sizes, steps = (1, count, heads), (0, whole, keys)
         step, columns = 1, keys
     source_ = Strided(source, ())
-    ctype, convert = kinds[type_.dtype]
     geometry = Struct("Strided", (Struct("", sizes), Struct("", steps), step))
     args = (source_, geometry, columns, Strided(to, (), written=True), row)
-    low.emit(f"strided_to_planes<{ctype}, {convert}>", "relayout.h", args, name)
+    low.emit("mask_to_planes", "attend.h", args, name)
     return to

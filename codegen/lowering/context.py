@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparse_compiler.codegen.lowering.groups import token_groups
-from sparse_compiler.codegen.lowering.places import Place, row_map
+from sparse_compiler.codegen.lowering.places import Place, row_map, strides_of
 from sparse_compiler.codegen.operands import (
     Arg,
     Columns,
@@ -271,11 +271,14 @@ class Lowering:
         if name in self.constants:
             place, column = self._constant(name, node)
             return Read(place, div, mod, column)
-        column = all(shape[d] == result.shape[d] for d in inner)
-        if not column and any(shape[d] != 1 for d in inner[1:]):
-            raise CodegenError(f"%{name} is broadcast along some columns", node=print_node(node))
-        self.single |= not column
-        return Read(self.planes(name, node) if column else self._common(name), div, mod, column)
+        if all(shape[d] == result.shape[d] for d in inner):
+            return Read(self.planes(name, node), div, mod, True)
+        if any(shape[d] != 1 for d in inner[1:]) or shape[inner[0]] != result.shape[inner[0]]:
+            return Read(spread(self, name, node), div, mod, True)
+        if self.separation.samples == 1 and result.shape[inner[0]] != 1:
+            return Read(spread(self, name, node), div, mod, True)
+        self.single = True
+        return Read(self._common(name), div, mod, False)
 
     def _constant(self, name: str, node: Node) -> tuple[ConstantPlanes, bool]:
         """Planes of a constant operand, spread over the node's columns, and whether it has any."""
@@ -283,7 +286,8 @@ class Lowering:
         if result.layout is None or type_.layout is None:
             raise CodegenError(f"%{name} has no planes", node=print_node(node))
         skipped = result.rank - type_.rank
-        wide = [d - skipped for d in result.layout.inner[1:] if d >= skipped]
+        first = 0 if self.separation.samples == 1 else 1  # else the samples' own dimension
+        wide = [d - skipped for d in result.layout.inner[first:] if d >= skipped]
         column = any(type_.shape[d] != 1 for d in wide)
         carried = name in self.separation.carried and self.separation.samples != 1
         shape = list(type_.shape)
@@ -369,3 +373,27 @@ class Lowering:
             tuple(self.checked),
             self.single,
         )
+
+
+def spread(low: Lowering, name: str, node: Node) -> Planes:
+    """A copy of a value, spread over the columns of the result of `node`."""
+    from sparse_compiler.codegen.lowering.shape import batch_dim, copy
+
+    result, type_ = low.type(node.name), low.type(name)
+    if result.layout is None or low.group(node) is not None:
+        raise CodegenError(f"%{name} is broadcast along some columns", node=print_node(node))
+    shape = list((1,) * (result.rank - type_.rank) + type_.shape)
+    source = low.planes(name, node)
+    own = strides_of(replace(type_, shape=type_.shape), source)
+    steps = [0] * (result.rank - type_.rank) + [
+        0 if dim == 1 else step for dim, step in zip(type_.shape, own, strict=True)
+    ]
+    for d in result.layout.inner:
+        shape[d] = result.shape[d]
+    wide = replace(result, shape=tuple(shape))
+    rows = product(shape[d] for d in result.layout.outer)
+    space = low.space(node.name, None)
+    low.buffers.append(Buffer(rows, space))
+    to = Planes(len(low.buffers) - 1, 0, rows, space)
+    copy(low, node.name, shape, (to, strides_of(wide, to), 0), (source, steps, 0), batch_dim(wide))
+    return to

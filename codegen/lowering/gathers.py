@@ -107,23 +107,19 @@ def _emit_index(
     *,
     wrap: bool,
 ) -> None:
-    from sparse_compiler.codegen.cpu.arguments import c_type
-
     type_ = low.type(node.name)
     rank = max(1, type_.rank)
     place = low.elements(node.inputs[0])
     to = low.result_elements(node)
-    kind, count = c_type(type_.dtype), len(parts)
-    list_type = f"Indices<{c_type(index.dtype)}, {rank}, {count}>"
     args = (
         samples_box(low, node.name, type_.shape),
         Strided(to, strides_of(type_, to) or (0,), written=True),
         Strided(place, from_strides or (0,)),
-        Struct(list_type, (Struct("", tuple(parts)),)),
+        Struct("Indices", (Struct("", tuple(parts)),), (index.dtype, rank, len(parts))),
         wrap,
         low.error(node),
     )
-    low.emit(f"index_at<{kind}>", "gather_calls.h", args, node.name)
+    low.emit("index_at", "gather_calls.h", args, node.name)
 
 
 @lowers(Cumsum)

@@ -27,7 +27,9 @@ def token_groups(
             if name in columnwise and _columns(graph, name) == _columns_of(graph, node):
                 joined.add_edge(name, node.name)
     position = {node.name: i for i, node in enumerate(nodes)}
-    components = sorted(nx.connected_components(joined), key=lambda c: min(map(position.get, c)))
+    components = sorted(
+        nx.connected_components(joined), key=lambda c: min(map(position.__getitem__, c))
+    )
     groups: dict[str, int] = {}
     number = 0
     for component in components:

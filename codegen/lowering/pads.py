@@ -14,7 +14,7 @@ from sparse_compiler.codegen.lowering import lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.places import strides_of
 from sparse_compiler.codegen.lowering.shape import batch_dim, copy, ordered_box, read, write
-from sparse_compiler.codegen.operands import Arg, Strided, Word
+from sparse_compiler.codegen.operands import Element, Strided
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.ir.graph import Node
 from sparse_compiler.ir.text import print_node
@@ -86,7 +86,7 @@ def _pad(low: Lowering, node: Node) -> None:
             target = as_dim(target + run.to * stride)
         if any(run.step is None for run in runs):
             box, strides = ordered_box(low, node.name, sizes, to_strides, batch_dim(type_))
-            value: Arg = Word(_literal(op.value, type_.dtype))
+            value = Element(op.value, type_.dtype)
             args = (box, Strided(to, strides, target, written=True), value)
             low.emit("fill", "sweep.h", args, node.name)
             continue
@@ -98,11 +98,3 @@ def _pad(low: Lowering, node: Node) -> None:
         copy(
             low, node.name, sizes, (to, to_strides, target), (place, steps, begin), batch_dim(type_)
         )
-
-
-def _literal(value: float, dtype: str) -> str:
-    from sparse_compiler.codegen.cpu.arguments import c_type
-    from sparse_compiler.codegen.cpu.expressions import float_literal
-
-    text = float_literal(value) if dtype in ("f32", "f64") else str(int(value))
-    return f"{c_type(dtype)}({text})"

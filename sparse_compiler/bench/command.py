@@ -15,6 +15,7 @@ from sparse_compiler.errors import OptionError, ToolchainError
 from sparse_compiler.options import Options, nearest
 from sparse_compiler.pruning.patterns import parse_pattern
 
+from ..inspector.roofline import Roofs, measure_roofs
 from .case import DTYPES, Case, numbers
 from .check import Check, judge, read_expectations
 from .engine import ENGINES, Engine, load_engine
@@ -22,7 +23,6 @@ from .markdown import write_page
 from .measure import Method, machine_to_itself
 from .plot import plot_results
 from .results import Results, Row
-from .roofline import Roofs, measure_roofs
 from .run import Bench, Progress, run_bench
 from .suites import ALL, Line, expand, suite_cases
 from .table import render

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sparse_compiler.errors import UnsupportedError
 
+from ..inspector.roofline import QUIET
 from .plot import file_stem, plot_results
 from .results import Results, Row
-from .roofline import QUIET
 from .table import COLUMNS, number, refusals
 
 METHOD = """\

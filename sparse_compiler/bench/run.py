@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..inspector.roofline import Roofs, shares
 from .case import Case
 from .engine import Engine
 from .host import Worker, WorkerError
@@ -33,7 +34,6 @@ from .measure import (
     spread_ms,
 )
 from .results import Results, Row, check_same_machine, interrupted, ratio_between
-from .roofline import Roofs, shares
 from .stats import relative_error
 
 OVERHEAD_CASE = Case("call-overhead")

@@ -7,8 +7,10 @@ attention arrive whole and what stays with torch runs the same kernels as eager 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import sympy
@@ -61,9 +63,13 @@ class CallSpec:
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """The graph inputs among a call's arguments. Raises `InputError` on another structure."""
-        flat, spec = torch.utils._pytree.tree_flatten((args, dict(kwargs)))
-        if spec != self.in_spec:
-            flat = self._reordered(args, kwargs)
+        flat = self._flat_already(args, kwargs)
+        if flat is None:
+            flat, spec = torch.utils._pytree.tree_flatten((args, dict(kwargs)))
+            if spec != self.in_spec:
+                flat = self._reordered(args, kwargs)
+        if self._takes_all:
+            return flat
         for position, expected in self.fixed.items():
             if not _same_constant(flat[position], expected):
                 raise InputError(
@@ -79,6 +85,8 @@ class CallSpec:
         if any(isinstance(o, Size) for o in self.outputs):
             for type_, tensor in zip(self.types, inputs, strict=True):
                 bind_shape(type_, tensor.shape, symbols)
+        if self._gives_all:
+            return self._rebuild(list(results))
         leaves: list[Any] = []
         for output in self.outputs:
             match output:
@@ -88,7 +96,53 @@ class CallSpec:
                     leaves.append(output.of(symbols))
                 case index:
                     leaves.append(results[index])
-        return torch.utils._pytree.tree_unflatten(leaves, self.out_spec)
+        return self._rebuild(leaves)
+
+    # What a call needs of the structures, found out once: flattening takes 2 us an argument.
+
+    @cached_property
+    def _flat_names(self) -> tuple[int, list[str]] | None:
+        """How many arguments by position, and names of the others; None if any has a structure."""
+        if self.in_spec.num_children != 2:
+            return None
+        positional, named = self.in_spec.children()
+        if not all(child.is_leaf() for child in (*positional.children(), *named.children())):
+            return None
+        return positional.num_children, list(named.context or ())
+
+    @cached_property
+    def _takes_all(self) -> bool:
+        return not self.fixed and self.inputs == tuple(range(self.in_spec.num_leaves))
+
+    @cached_property
+    def _gives_all(self) -> bool:
+        return self.outputs == tuple(range(len(self.outputs)))
+
+    @cached_property
+    def _rebuild(self) -> Callable[[list[Any]], Any]:
+        """Leaves of the result -> the result."""
+        spec = self.out_spec
+        if spec.is_leaf():
+            return itemgetter(0)
+        if spec.type in (tuple, list) and all(child.is_leaf() for child in spec.children()):
+            constructor: Callable[[list[Any]], Any] = spec.type
+            return constructor
+        return lambda leaves: torch.utils._pytree.tree_unflatten(leaves, spec)
+
+    def _flat_already(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> list[Any] | None:
+        """The arguments in order, where none was, or is, more than a leaf; else None."""
+        if self._flat_names is None:
+            return None
+        count, names = self._flat_names
+        if len(args) != count or len(kwargs) != len(names):
+            return None
+        try:
+            flat = [*args, *[kwargs[name] for name in names]]
+        except KeyError:
+            return None
+        return flat if _LEAVES.issuperset(map(type, flat)) else None
 
     def _reordered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Keyword arguments in another order still fit."""
@@ -103,6 +157,9 @@ class CallSpec:
             why=f"{len(args)} positional and {sorted(kwargs)} by name; expected {self.in_spec}",
             fix="call with the arguments given to compile",
         )
+
+
+_LEAVES = frozenset((torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, str))
 
 
 def _same_constant(given: Any, expected: Any) -> bool:

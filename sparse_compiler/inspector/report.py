@@ -57,6 +57,8 @@ class LayerEntry:
     fused: tuple[str, ...]
     reason: str | None
     candidates: tuple[CandidateEntry, ...] = ()
+    layout: str | None = None
+    """Order of the result's dimensions, planes left of the bar; None where torch holds it."""
     gain: float | None = None
     """Predicted time of torch's dense layer over ours; None where torch runs it."""
 
@@ -79,7 +81,7 @@ class Report:
 
     def text(self) -> str:
         """A table, a line for every layer that is not sparse, and a summary sentence."""
-        header = ("layer", "op", "pattern", "density", "format", "gain", "fused")
+        header = ("layer", "op", "pattern", "density", "format", "layout", "gain", "fused")
         rows = [header, *(_row(layer) for layer in self.layers)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
         lines = [
@@ -165,7 +167,8 @@ def _share(entry: LayerEntry, share: float) -> LayerEntry:
 def _entry(lowered: Lowered, node: Node, weight: str, source: str) -> LayerEntry:
     graph, context = lowered.graph, lowered.context
     facts = context.facts.get(source) or context.facts.get(weight)
-    native = getattr(node.type, "layout", None) is not None
+    layout = getattr(node.type, "layout", None)
+    native = layout is not None
     format_ = graph.tensor(weight).format if native else "dense"
     candidates = tuple(
         CandidateEntry(c.format, c.predicted_ns / 1e6, None, str(c.refused) if c.refused else None)
@@ -179,6 +182,7 @@ def _entry(lowered: Lowered, node: Node, weight: str, source: str) -> LayerEntry
         format=format_,
         kernel=_kernel(graph, node, format_) if native else "torch",
         native=native,
+        layout=f"{{{layout}}}" if native else None,
         fused=_fused(node),
         reason=_reason(node, native, format_, facts, context),
         candidates=candidates,
@@ -245,6 +249,7 @@ def _row(layer: LayerEntry) -> tuple[str, ...]:
         layer.pattern,
         f"{layer.density:.1%}",
         layer.format if layer.native else "torch",
+        layer.layout or "-",
         f"{layer.gain:.1f}x" if layer.gain else "-",
         " ".join(layer.fused) or "-",
     )

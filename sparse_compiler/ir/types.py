@@ -165,9 +165,7 @@ class TupleType:
 Type: TypeAlias = TensorType | ScalarType | TupleType
 
 
-def result_layout(
-    tensors: Iterable[TensorType], rank: int, planar: Layout | None
-) -> Layout | None:
+def result_layout(tensors: Iterable[TensorType], rank: int, planar: Layout | None) -> Layout | None:
     """Layout of an op's result of rank `rank`: none, row-major or `planar`, as its inputs are."""
     layouts = [t.layout for t in tensors if t.layout is not None]
     if not layouts:

@@ -7,6 +7,7 @@ Symbolic attributes are numbers in it: one function per set of input shapes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,15 +19,19 @@ from ..ir.graph import Graph, Node
 from ..ir.interpret import bind_inputs, run_node
 from ..ir.types import symbols_in, torch_dtype
 from ..ops.torch_call import TorchCall, resolve_target
+from .clock import StepClock
 from .constants import BoundConstants
 from .native import NativeSegment
 
 _SHAPES_KEPT = 64
 Runner = Callable[[Sequence[torch.Tensor]], tuple[Any, ...]]
 
+_FACTS = attrgetter("shape", "dtype", "is_cpu", "layout")
+"""What an input must fit in; also the key under which its runner is remembered."""
+
 
 class Executor:
-    """Calls a program. values: what depends on weights alone, by name."""
+    """Calls a program. values: what depends on weights alone, by name; clock: times each step."""
 
     def __init__(
         self,
@@ -34,45 +39,71 @@ class Executor:
         program: Program,
         segments: Sequence[NativeSegment],
         values: Mapping[str, torch.Tensor],
+        clock: StepClock | None = None,
     ) -> None:
-        self.graph, self.program = graph, program
+        self.graph, self.program, self.clock = graph, program, clock
         self.segments, self.values = list(segments), values
         self.constants = BoundConstants(graph, program.bind, values)
         self._dtypes = [torch_dtype(t.dtype) for _, t in program.inputs]
-        self._runners: dict[tuple[torch.Size, ...], Runner] = {}
+        self._runners: dict[tuple[Any, ...], Runner] = {}
         known = set(graph.symbols)
         steps = [s.node for s in program.steps if isinstance(s, TorchStep)]
         self.params = {value.name for value in graph.params}
         self._data_dependent = any(symbols_in(node.type) - known for node in steps)
+        self.native = not steps and not program.updates
+        """No torch op ever runs, so it does not matter whether gradients are on."""
+
+    def restart_clock(self) -> None:
+        """Forgets what the clocks, if any, have measured."""
+        if self.clock is not None:
+            self.clock.clear()
+        for segment in self.segments:
+            if segment.clock is not None:
+                segment.clock.spent.clear()
+
+    def forget_first_call(self) -> None:
+        """Before each timed call: leaves out the first of several, which bound shapes."""
+        if self.clock is not None and self.clock.runs == 1 and not self.clock.warm:
+            self.restart_clock()
+            self.clock.warm = True
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Outputs, then the values of updates. Raises `InputError` on inputs that do not fit."""
-        for i, tensor in enumerate(inputs):
-            if not isinstance(tensor, torch.Tensor):
-                raise InputError(f"input %{self._name(i)} is a {type(tensor).__name__}, no tensor")
-            if tensor.dtype != self._dtypes[i] or tensor.device.type != "cpu":
-                raise InputError(
-                    f"input %{self._name(i)} is {tensor.dtype} on {tensor.device}",
-                    why=f"the model was compiled for {self._dtypes[i]} on cpu",
-                    fix="convert the input, or compile for it",
-                )
-        key = tuple(t.shape for t in inputs)
+        try:
+            key = tuple(map(_FACTS, inputs))
+        except AttributeError:  # a number, an array
+            self._check(inputs)
+            raise
         runner = self._runners.get(key)
         if runner is None:
+            self._check(inputs)
             runner = self._bind(inputs, key)
         return runner(inputs)
 
-    def _name(self, index: int) -> str:
-        return self.program.inputs[index][0]
+    def _check(self, inputs: Sequence[Any]) -> None:
+        """Raises `InputError` where the inputs are not what the graph takes, shapes apart."""
+        for (name, _), dtype, tensor in zip(
+            self.program.inputs, self._dtypes, inputs, strict=False
+        ):
+            if not isinstance(tensor, torch.Tensor):
+                raise InputError(f"input %{name} is a {type(tensor).__name__}, no tensor")
+            if tensor.dtype != dtype or not tensor.is_cpu or tensor.layout != torch.strided:
+                stored = "" if tensor.layout == torch.strided else f", stored as {tensor.layout}"
+                raise InputError(
+                    f"input %{name} is {tensor.dtype} on {tensor.device}{stored}",
+                    why=f"the model was compiled for {dtype} on cpu",
+                    fix="convert the input, or compile for it",
+                )
 
-    def _bind(self, inputs: Sequence[torch.Tensor], key: tuple[torch.Size, ...]) -> Runner:
+    def _bind(self, inputs: Sequence[torch.Tensor], key: tuple[Any, ...]) -> Runner:
         symbols = bind_inputs(self.graph, inputs)
         if self._data_dependent:
             return self._stepwise
+        runner = _straight_line(self, symbols)
         if len(self._runners) >= _SHAPES_KEPT:
-            self._runners.pop(next(iter(self._runners)))
-        self._runners[key] = _straight_line(self, symbols)
-        return self._runners[key]
+            self._runners.pop(next(iter(self._runners)), None)
+        self._runners[key] = runner
+        return runner
 
     def _stepwise(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Step by step, for graphs whose shapes depend on numbers inside tensors."""
@@ -80,7 +111,9 @@ class Executor:
         values: dict[str, Any] = dict(self.constants(symbols))
         values |= dict(zip((n for n, _ in self.program.inputs), inputs, strict=True))
         native = iter(self.segments)
-        for step in self.program.steps:
+        if self.clock:
+            self.clock.start()
+        for i, step in enumerate(self.program.steps):
             if isinstance(step, Segment):
                 segment = next(native)
                 results = segment.run([values[name] for name in segment.inputs], symbols)
@@ -89,6 +122,8 @@ class Executor:
                 node = step.node
                 arguments = [values[name] for name in node.inputs]
                 values[node.name] = run_node(node, arguments, symbols, self.graph.objects)
+            if self.clock:
+                self.clock.tick(i)
         return tuple(values[name] for name in _results(self.program))
 
 
@@ -101,10 +136,11 @@ class _Writer:
 
     def __init__(self, executor: Executor, symbols: Mapping[str, int]) -> None:
         self.executor, self.symbols = executor, symbols
-        self.values = executor.constants(symbols)
+        self.fixed = {name for name, _ in executor.program.inputs}  # in the sizes of the key
         self.space: dict[str, Any] = {}
         self.known = self.constant(dict(symbols))
         self.names: dict[str, str] = {}
+        self.variables: set[str] = set()
         self.lines: list[str] = []
 
     def constant(self, value: Any) -> str:
@@ -116,18 +152,24 @@ class _Writer:
     def read(self, value: str) -> str:
         """The variable of a graph value; weight-time values are constants."""
         if value not in self.names:
-            self.names[value] = self.constant(self.values[value])
+            self.names[value] = self.constant(self.weight_time(value))
         return self.names[value]
+
+    def weight_time(self, value: str) -> Any:
+        """What depends on weights and sizes; computed for what torch steps or the caller read."""
+        found = self.executor.values.get(value)
+        return self.executor.constants(self.symbols)[value] if found is None else found
 
     def result(self, value: str) -> str:
         """As `read`; a copy of what was computed from weights, since the caller may write to it."""
+        computed = value not in self.variables and value not in self.executor.params
         name = self.read(value)
-        computed = value in self.values and value not in self.executor.params
         return f"{name}.clone()" if computed else name
 
     def define(self, value: str) -> str:
         """A new variable for a graph value."""
         self.names[value] = f"v{len(self.names)}"
+        self.variables.add(value)
         return self.names[value]
 
     def torch_step(self, node: Node) -> None:
@@ -152,10 +194,16 @@ class _Writer:
         return self.constant(value)
 
     def segment(self, segment: NativeSegment) -> None:
-        """One native call."""
+        """One native call; shapes are looked up only where a torch step decides them."""
         reads = ", ".join(self.read(name) for name in segment.inputs)
         targets = "".join(f"{self.define(name)}, " for name in segment.outputs)
-        self.lines.append(f"{targets}= {self.constant(segment.run)}([{reads}], {self.known})")
+        if self.fixed.issuperset(segment.inputs):
+            bound = self.constant(segment.bind(self.symbols))
+            call = f"{self.constant(segment.call)}({bound}, [{reads}])"
+            self.fixed.update(segment.outputs)
+        else:
+            call = f"{self.constant(segment.run)}([{reads}], {self.known})"
+        self.lines.append(f"{targets}= {call}")
 
 
 def _straight_line(executor: Executor, symbols: Mapping[str, int]) -> Runner:
@@ -166,6 +214,9 @@ def _straight_line(executor: Executor, symbols: Mapping[str, int]) -> Runner:
         writer.lines.append(f"{', '.join(arguments)}, = inputs")
     native = iter(executor.segments)
     last = _last_reads(executor.program)
+    clock = writer.constant(executor.clock) if executor.clock else ""
+    if clock:
+        writer.lines.append(f"{clock}.start()")
     for i, step in enumerate(executor.program.steps):
         if isinstance(step, Segment):
             writer.segment(next(native))
@@ -174,6 +225,8 @@ def _straight_line(executor: Executor, symbols: Mapping[str, int]) -> Runner:
         dead = [writer.names[name] for name in last.get(i, ()) if name in writer.names]
         if dead:
             writer.lines.append(f"del {', '.join(dead)}")
+        if clock:
+            writer.lines.append(f"{clock}.tick({i})")
     results = "".join(f"{writer.result(name)}, " for name in _results(executor.program))
     writer.lines.append(f"return ({results})")
     source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)

@@ -15,9 +15,9 @@ from ..ir.graph import Graph, Node
 from ..ops.shape import Relayout
 from ..options import Options
 from .constants import BoundConstants
-from .native import NativeSegment
+from .native import NativeSegment, constants_read
 from .pipeline import Lowered, environment_refusal, lower_graph, toolchain_for
-from .weights import LiveWeights, weight_time_values
+from .weights import LiveWeights, WeightTimeValues
 
 
 class HostedSegment:
@@ -31,7 +31,7 @@ class HostedSegment:
         options: Options,
     ) -> None:
         names = _source_names(lowered)
-        self.native = NativeSegment(segment, toolchain_for(options))
+        self.native = NativeSegment(segment, toolchain_for(options), profile=options.profile)
         self.inputs = tuple(names.get(name, name) for name in self.native.inputs)
         self.outputs = tuple(names.get(name, name) for name in self.native.outputs)
         self._graph, self._hints = lowered.graph, lowered.context.hints
@@ -52,8 +52,10 @@ class HostedSegment:
 
     def _pack(self) -> None:
         self.weights.mark()
-        values = weight_time_values(self._graph, self._setup, self.weights.tensors)
-        self.native.constants = BoundConstants(self._graph, self._bind, values)
+        packed, later = constants_read(self.native.segment)
+        later += [name for node in self._bind for name in node.inputs]
+        values = WeightTimeValues(self._graph, self._setup, self.weights.tensors, packed, later)
+        self.native.constants = BoundConstants(self._graph, self._bind, values.kept)
         self.native.load_weights(values, self._hints)
 
 

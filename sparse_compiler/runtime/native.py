@@ -7,7 +7,9 @@ enters the library, which runs without Python's lock.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,21 +19,24 @@ import torch
 from ..codegen.cpu.arguments import ld_of_constant, numbers_of
 from ..codegen.cpu.build import Toolchain, build, load_library
 from ..codegen.cpu.source import print_segment
-from ..codegen.plan import Arena, Sharing, arrange, share
 from ..codegen.operands import ld_of
+from ..codegen.plan import Arena, Sharing, arrange, share
 from ..codegen.program import Segment, WeightEntry
 from ..errors import CodegenError, InputError, UnsupportedError
 from ..ir.interpret import bind_shape, dim_values
 from ..ir.types import evaluate, torch_dtype
+from .clock import SegmentClock
+from .entry import Frame, Frames, Maker, maker_of
 from .packing import (
+    WeightStream,
     additive_mask,
-    aligned_bytes,
     in_planes,
     lines,
     packer_for,
-    raw_bytes,
-    stream_of,
+    raw_elements,
+    room_for,
 )
+from .weights import WeightTimeValues
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
@@ -66,21 +71,25 @@ class _Ready:
 
 
 @dataclass
-class _Bound:
-    """What one set of input shapes determines; ready: per number of threads."""
+class Bound:
+    """What one set of input shapes determines; makers: of the results; ready: per thread count."""
 
     symbols: dict[str, int]
-    outputs: tuple[tuple[tuple[int, ...], torch.dtype], ...]
+    makers: tuple[Maker, ...]
     empty: bool
     ready: dict[int, _Ready] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """The weights of a segment: those in `stream` by number, all by name for what sizes change."""
+    """The weights of a segment: `held` by number; `values` by name, for what sizes change.
 
-    stream: torch.Tensor
-    starts: dict[int, int]
+    Most lie in `stream`, in the order of their use.
+    """
+
+    stream: WeightStream
+    held: dict[int, torch.Tensor]
+    density: dict[int, float]
     values: Mapping[str, torch.Tensor]
 
 
@@ -110,50 +119,60 @@ class NativeSegment:
         self._scratch.argtypes = [_POINTERS, _NUMBERS]
         self._run = self._library.sc_run
         self._run.restype = ctypes.c_int
-        self._run.argtypes = [
-            _POINTERS,
-            _POINTERS,
-            _POINTERS,
-            _NUMBERS,
-            ctypes.c_void_p,
-            _NUMBERS,
-            ctypes.c_void_p,
-        ]
+        self._run.argtypes = [ctypes.c_void_p] * 7  # the fastest to convert, from integers
         self._expressions = numbers_of(segment)
         self._weights: _Weights | None = None
-        self._bound: dict[tuple[Any, ...], _Bound] = {}
-        self._arenas: list[torch.Tensor] = []
-        self.clock = (ctypes.c_double * (len(segment.calls) + 1))() if profile else None
-        """When the first thread passed each call, in seconds; last, when the chunk began."""
+        self._bound: dict[tuple[Any, ...], Bound] = {}
+        self._frames = Frames(len(segment.inputs), len(segment.outputs), len(segment.checked))
+        self.clock = SegmentClock(len(segment.calls)) if profile else None
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weights and vectors."""
-        return 0 if self._weights is None else self._weights.stream.numel()
+        if self._weights is None:
+            return 0
+        return sum(held.numel() * held.element_size() for held in self._weights.held.values())
+
+    def weight_work(self, index: int) -> tuple[float, int]:
+        """(share of non-zeros, bytes as packed) of a constant in the stream."""
+        weights = self._weights
+        if weights is None or index not in weights.held:
+            return 1.0, 0
+        held = weights.held[index]
+        density = weights.density.get(index)
+        if density is None:
+            density = int(torch.count_nonzero(held)) / max(1, held.numel())
+        return density, held.numel() * held.element_size()
 
     # --- weights ----------------------------------------------------------------------------------
 
-    def load_weights(self, values: Mapping[str, torch.Tensor], hints: Mapping[str, int]) -> None:
+    def load_weights(self, values: WeightTimeValues, hints: Mapping[str, int]) -> None:
         """Packs this segment's weights into one contiguous stream, in the order of their use.
 
-        hints: expected sizes of symbols, for the choice of tiles.
+        values: read once for each of `constants_read`. hints: expected sizes of symbols, for the
+        choice of tiles.
         """
-        columns = self._expected_columns(hints)
-        numbers, blobs = [], []
-        for i, entry in enumerate(self.segment.weights):
-            if entry.per_shape:
-                continue
-            numbers.append(i)
-            blobs.append(self._blob(entry, values[entry.name], columns.get(i, 1)))
-        stream, starts = stream_of(blobs)
-        self._weights = _Weights(stream, dict(zip(numbers, starts, strict=True)), values)
+        self._weights = None  # the old ones go first
         self._bound.clear()
-
-    def _blob(self, entry: WeightEntry, value: torch.Tensor, columns: int) -> torch.Tensor:
-        if entry.kind == "packed":
-            format_ = entry.type.format
-            return self._packer.pack(format_, value, columns, entry.groups, entry.taps)
-        return raw_bytes(value)
+        columns = self._expected_columns(hints)
+        entries = [(i, e) for i, e in enumerate(self.segment.weights) if not e.per_shape]
+        stream = WeightStream(sum(_room(entry) for _, entry in entries))
+        held, density = {}, {}
+        for i, entry in entries:
+            value = values.take(entry.name)
+            if entry.kind != "packed":
+                held[i] = raw_elements(value, stream.place)
+                continue
+            packed = self._packer.pack(
+                str(entry.type.format),
+                value,
+                columns.get(i, 1),
+                entry.groups,
+                entry.taps,
+                stream.place,
+            )
+            held[i], density[i] = packed, _density(value)
+        self._weights = _Weights(stream, held, density, values.kept)
 
     def _expected_columns(self, hints: Mapping[str, int]) -> dict[int, int]:
         """Columns of a chunk that each packed weight is applied to, with the hinted sizes."""
@@ -168,6 +187,11 @@ class NativeSegment:
                 found[weight] = part or sharing.per * columns[call.space]
         return found
 
+    def share_weights(self, other: NativeSegment) -> None:
+        """Takes the packed weights of another one for the same segment."""
+        self._weights = other._weights
+        self._bound.clear()
+
     # --- calls ------------------------------------------------------------------------------------
 
     def run(
@@ -178,40 +202,58 @@ class NativeSegment:
         symbols: values that the inputs' shapes do not determine. Raises `InputError` on shapes
         that do not fit, and on an index out of the range of what it indexes.
         """
-        ready = [t if t.is_contiguous() else t.contiguous() for t in tensors]
-        key = (*(t.shape for t in ready), *(symbols.values() if symbols else ()))
-        bound = self._bound.get(key) or self._bind(key, [t.shape for t in ready], symbols or {})
-        results = [torch.empty(shape, dtype=dtype) for shape, dtype in bound.outputs]
+        shapes = [t.shape for t in tensors]
+        key = (*shapes, *symbols.values()) if symbols else tuple(shapes)
+        bound = self._bound.get(key) or self._bind(key, shapes, symbols or {})
+        return self.call(bound, tensors)
+
+    def call(self, bound: Bound, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """As `run`, for inputs known to have the shapes that `bound` is for."""
+        results = [make() for make in bound.makers]
         if bound.empty:
             return results
-        self._enter(bound, ready, results, 1 if _in_forked_child else torch.get_num_threads())
+        threads = 1 if _in_forked_child else torch.get_num_threads()
+        tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
+        while threads:  # OpenMP may give fewer than it was asked for; then nothing was done
+            threads = self._enter(bound, tensors, results, threads)
         return results
 
     def _enter(
         self,
-        bound: _Bound,
+        bound: Bound,
         tensors: Sequence[torch.Tensor],
         results: Sequence[torch.Tensor],
         threads: int,
-    ) -> None:
+    ) -> int:
+        """0, or the number of threads that there were, where it is not `threads`."""
+        clock, began = self.clock, 0.0
+        counters = None
+        if clock:
+            began, counters = time.perf_counter(), clock.counters()
         ready = bound.ready.get(threads) or self._prepare(bound, threads)
-        arena = self._take_arena(ready.floats)
-        errors = self.segment.checked
-        found = (ctypes.c_int64 * max(1, len(errors)))(*(-1 for _ in errors))
-        fewer = self._run(
-            (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors)),
-            (ctypes.c_void_p * len(results))(*(t.data_ptr() for t in results)),
+        frame = self._frames.take(ready.floats, tensors, results)
+        fewer: int = self._run(
+            frame.inputs,
+            frame.outputs,
             ready.pointers,
             ready.numbers,
-            arena.data_ptr(),
-            found,
-            self.clock,
+            frame.memory,
+            frame.errors,
+            counters,
         )
-        self._arenas.append(arena)
-        if fewer:  # OpenMP gave fewer threads than it was asked for, and nothing was done
-            self._enter(bound, tensors, results, fewer)
-        for name, place in zip(errors, found, strict=False):
+        if clock and not fewer:
+            clock.add(bound.symbols, threads, counters, time.perf_counter() - began)
+        if self.segment.checked:
+            self._check(frame)
+        self._frames.give_back(frame)
+        return fewer
+
+    def _check(self, frame: Frame) -> None:
+        """Raises `InputError` where a kernel found an index out of range."""
+        for name, place in zip(self.segment.checked, frame.numbers[frame.pointers :], strict=True):
             if place >= 0:
+                frame.forget_errors()
+                self._frames.give_back(frame)
                 raise InputError(
                     "an index is out of range",
                     node=f"%{name}",
@@ -219,41 +261,37 @@ class NativeSegment:
                     fix="check the ids, and the size of the table",
                 )
 
-    def _take_arena(self, floats: int) -> torch.Tensor:
-        """Memory that no other call is using; calls from several threads each get their own."""
-        try:
-            while (arena := self._arenas.pop()).numel() < floats * 4:
-                pass
-            return arena
-        except IndexError:  # none left; asking first would race with other threads
-            return aligned_bytes(floats * 4)
-
     # --- sizes ------------------------------------------------------------------------------------
 
     def _bind(
         self, key: tuple[Any, ...], shapes: Sequence[torch.Size], known: Mapping[str, int]
-    ) -> _Bound:
+    ) -> Bound:
         symbols = dict(known)
         for (name, type_), shape in zip(self.segment.inputs, shapes, strict=True):
             problem = bind_shape(type_, shape, symbols)
             if problem:
                 raise InputError(f"%{name} has shape {tuple(shape)}", why=problem)
-        outputs = tuple(
-            (dim_values(t.shape, symbols), torch_dtype(t.dtype)) for _, t in self.segment.outputs
-        )
         if len(self._bound) >= _SHAPES_KEPT:
             self._bound.pop(next(iter(self._bound)), None)
-        bound = _Bound(symbols, outputs, self._is_empty(symbols, outputs))
-        self._bound[key] = bound
+        bound = self._bound[key] = self.bind(symbols)
         return bound
 
-    def _is_empty(self, symbols: Mapping[str, int], outputs: Sequence[Any]) -> bool:
-        """True where nothing is to be computed. Raises `InputError` on sizes that cannot be."""
+    def bind(self, symbols: Mapping[str, int]) -> Bound:
+        """What follows from the sizes of symbols. Raises `InputError` on sizes that cannot be."""
+        shapes = [dim_values(type_.shape, symbols) for _, type_ in self.segment.outputs]
+        dtypes = [torch_dtype(type_.dtype) for _, type_ in self.segment.outputs]
+        makers = tuple(map(maker_of, shapes, dtypes))
+        return Bound(dict(symbols), makers, self._is_empty(symbols, shapes))
+
+    def _is_empty(
+        self, symbols: Mapping[str, int], shapes: Sequence[tuple[int, ...]]
+    ) -> bool:
+        """True where nothing is to be computed."""
         sizes = [evaluate(self.segment.samples, symbols)]
         sizes += [evaluate(space.columns, symbols) for space in self.segment.spaces]
         if min(sizes) > 0:
             return False
-        if all(0 in shape for shape, _ in outputs):
+        if all(0 in shape for shape in shapes):
             return True
         raise InputError(
             "an input has a dimension of size 0",
@@ -261,7 +299,7 @@ class NativeSegment:
             fix="call the model itself for such inputs",
         )
 
-    def _prepare(self, bound: _Bound, threads: int) -> _Ready:
+    def _prepare(self, bound: Bound, threads: int) -> _Ready:
         """Sharing, memory and constants for these sizes and threads."""
         weights = self._weights  # held here: another thread may load new weights meanwhile
         if weights is None:
@@ -307,15 +345,14 @@ class NativeSegment:
         self, weights: _Weights, sharing: Sharing, known: dict[str, int]
     ) -> tuple[Any, tuple[torch.Tensor, ...]]:
         """A pointer for each constant; enters the floats between planes into `known`."""
-        base = weights.stream.data_ptr()
-        keep = [weights.stream]
+        keep = [*weights.stream.pieces, *weights.held.values()]
         found: list[int] = []
         values = weights.values
         if self.constants is not None and any(w.per_shape for w in self.segment.weights):
             values = self.constants(known)
         for i, entry in enumerate(self.segment.weights):
-            if i in weights.starts:
-                found.append(base + weights.starts[i])
+            if i in weights.held:
+                found.append(weights.held[i].data_ptr())
                 continue
             value = values[entry.name]
             if entry.kind == "planes":
@@ -330,3 +367,22 @@ class NativeSegment:
             keep.append(value)
             found.append(value.data_ptr())
         return (ctypes.c_void_p * len(found))(*found), tuple(keep)
+
+
+def constants_read(segment: Segment) -> tuple[list[str], list[str]]:
+    """Names of weight-time values that `load_weights` takes, and of those read once bound."""
+    packed = [entry.name for entry in segment.weights if not entry.per_shape]
+    return packed, [entry.name for entry in segment.weights if entry.per_shape]
+
+
+def _room(entry: WeightEntry) -> int:
+    """Bytes for a constant in the stream that will do."""
+    shape = [int(size) for size in entry.type.shape]
+    if entry.kind == "packed":
+        return room_for(shape, entry.groups)
+    return lines(max(1, math.prod(shape))) * torch_dtype(entry.type.dtype).itemsize
+
+
+def _density(value: torch.Tensor) -> float:
+    """The share of non-zeros."""
+    return int(torch.count_nonzero(value)) / max(1, value.numel())

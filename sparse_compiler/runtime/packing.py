@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -15,6 +15,7 @@ from ..ir.types import TensorType
 ALIGN = 64
 LINE = 16
 """Floats of a cache line."""
+_IN_PLACE = 1 << 16  # bytes from which a constant read element by element is not copied
 
 
 def lines(floats: int) -> int:
@@ -29,6 +30,34 @@ def aligned_bytes(size: int) -> torch.Tensor:
     return memory[skip : skip + size]
 
 
+class WeightStream:
+    """Weights one after another in memory reserved for them; pages never written to cost nothing.
+
+    room: bytes that will do; what does not fit gets memory of its own.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._free = aligned_bytes(room)
+        self.pieces = [self._free]
+        self.used = 0
+
+    def place(self, size: int) -> torch.Tensor:
+        """The next `size` bytes, uninitialised, from a cache line on."""
+        whole = -(-size // ALIGN) * ALIGN
+        self.used += whole
+        if whole > self._free.numel():
+            self.pieces.append(aligned_bytes(whole))
+            return self.pieces[-1][:size]
+        found, self._free = self._free[:size], self._free[whole:]
+        return found
+
+
+def room_for(shape: Sequence[int], groups: int) -> int:
+    """Bytes that no format needs more of, for an [M, K, ...] weight."""
+    columns = _product(shape[1:])
+    return (_product(shape) + 16 * groups * columns + 64 * shape[0]) * 8 + groups * 4096
+
+
 class Packer:
     """The packing functions of one toolchain, found by format name."""
 
@@ -37,12 +66,18 @@ class Packer:
         self.library = load_library(build(support_source(), toolchain))
 
     def pack(
-        self, format_: str, weight: torch.Tensor, columns: int, groups: int = 1, taps: int = 0
+        self,
+        format_: str,
+        weight: torch.Tensor,
+        columns: int,
+        groups: int = 1,
+        taps: int = 0,
+        place: Callable[[int], torch.Tensor] = aligned_bytes,
     ) -> torch.Tensor:
         """The blob of an fp32 [M, K, ...] weight, as uint8, tiled for that many columns.
 
-        groups, taps: of a convolution; taps 0 for a linear. Raises `CodegenError` where the packer
-        refuses the weight.
+        groups, taps: of a convolution; taps 0 for a linear. place: gives the memory for it. Raises
+        `CodegenError` where the packer refuses the weight.
         """
         matrix = weight.detach().contiguous().reshape(weight.shape[0], -1)
         m, k = (ctypes.c_int64(size) for size in matrix.shape)
@@ -51,7 +86,7 @@ class Packer:
         size_of = self.library[f"sc_{format_}_grouped_bytes"]
         size_of.restype = ctypes.c_int64
         size = size_of(data, m, k, k, part, *tiles)
-        blob = aligned_bytes(size)
+        blob = place(size)
         pack = self.library[f"sc_{format_}_grouped_pack"]
         if size == 0 or not pack(data, m, k, k, part, *tiles, ctypes.c_void_p(blob.data_ptr())):
             raise CodegenError(f"the {format_} packer refuses a weight of {tuple(weight.shape)}")
@@ -80,10 +115,14 @@ def packer_for(toolchain: Toolchain) -> Packer:
     return Packer(toolchain)
 
 
-def raw_bytes(value: torch.Tensor) -> torch.Tensor:
-    """A tensor's elements, row-major, as bytes."""
-    flat = value.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8) if flat.dtype != torch.bool else flat.to(torch.uint8)
+def raw_elements(value: torch.Tensor, place: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """A tensor's elements, row-major: where they lie if they are many, else copied to `place`."""
+    value = value.detach()
+    size = value.numel() * value.element_size()
+    if size >= _IN_PLACE and value.is_contiguous():
+        return value
+    copy = place(size).view(value.dtype).view(value.shape)
+    return copy.copy_(value)
 
 
 def in_planes(value: torch.Tensor, type_: TensorType, repeats: int) -> tuple[torch.Tensor, int]:
@@ -122,18 +161,6 @@ def additive_mask(value: torch.Tensor) -> torch.Tensor:
     memory.zero_()
     memory[..., : mask.shape[3]] = mask
     return memory
-
-
-def stream_of(blobs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[int]]:
-    """Blobs one after another in one piece of memory, and where each begins."""
-    starts, total = [], 0
-    for blob in blobs:
-        starts.append(total)
-        total += -(-blob.numel() // ALIGN) * ALIGN
-    stream = aligned_bytes(total)
-    for start, blob in zip(starts, blobs, strict=True):
-        stream[start : start + blob.numel()] = blob
-    return stream, starts
 
 
 def _product(sizes: Sequence[int]) -> int:

@@ -16,7 +16,7 @@ import torch
 from ..analysis.sparsity import SparsityFacts, sparsity_facts
 from ..codegen.cpu.build import Toolchain, cpu_features, cpu_vendor, native_width
 from ..codegen.lower import lower
-from ..codegen.program import Program
+from ..codegen.program import Program, Segment
 from ..errors import OptionError, ToolchainError
 from ..formats.base import Machine
 from ..ir.graph import Graph
@@ -26,10 +26,11 @@ from ..options import Options
 from ..passes.base import Context
 from ..passes.compare import Sample
 from ..passes.pipeline import PassRecord, run_passes
+from .clock import StepClock
 from .constants import BoundConstants
 from .executor import Executor
-from .native import NativeSegment
-from .weights import LiveWeights, weight_time_values
+from .native import NativeSegment, constants_read
+from .weights import LiveWeights, WeightTimeValues
 
 log = logging.getLogger("sparse_compiler")
 
@@ -111,20 +112,41 @@ class Pipeline:
             self.graph, self.weights, self.options, self.hints, self.sample, self.refusal
         )
         program = self.lowered.program
-        values = weight_time_values(self.graph, program.setup, self.weights.tensors)
-        self.segments = []
+        self.segments = []  # and the weights they hold, before there are new ones
+        values = program_values(program, self.graph, self.weights.tensors)
         if program.segments:
             toolchain = toolchain_for(self.options)
-            constants = BoundConstants(self.lowered.graph, program.bind, values)
-            self.segments = [NativeSegment(s, toolchain, constants) for s in program.segments]
+            constants = BoundConstants(self.lowered.graph, program.bind, values.kept)
+            profile = self.options.profile
+            self.segments = [
+                NativeSegment(s, toolchain, constants, profile=profile) for s in program.segments
+            ]
         for segment in self.segments:
             segment.load_weights(values, self.lowered.context.hints)
-        self.executor = Executor(self.graph, program, self.segments, values)
+        clock = StepClock(program.steps) if self.options.profile else None
+        self.executor = Executor(self.graph, program, self.segments, values.kept, clock)
         self._stale = False
+
+    def executor_with_clock(self) -> Executor:
+        """An executor of the same program on the same weights that times what it does."""
+        program, segments = self.lowered.program, []
+        for native in self.segments:
+            toolchain = toolchain_for(self.options)
+            timed = NativeSegment(native.segment, toolchain, native.constants, profile=True)
+            timed.share_weights(native)
+            segments.append(timed)
+        clock = StepClock(program.steps)
+        return Executor(self.graph, program, segments, self.executor.values, clock)
+
+    @property
+    def outdated(self) -> bool:
+        """True if a weight was replaced or written to since the last refresh, or in its course."""
+        # In this order: a refresh first says that it goes on, and then takes the change as known.
+        return self.weights.changed() or self._stale or not self.weights.trackable
 
     def refresh_if_changed(self) -> None:
         """Compiles again if a weight was replaced or written to."""
-        if self._stale or self.weights.changed() or not self.weights.trackable:
+        if self.outdated:
             self.refresh()
 
 
@@ -137,11 +159,8 @@ def lower_graph(
     refusal: No | None = None,
 ) -> Lowered:
     """Runs analysis and passes; compiles nothing."""
-    values = weight_time_values(
-        graph, [n for n in graph.nodes if n.name in graph.weight_time], weights.tensors
-    )
     context = Context(
-        facts=_facts(graph, values),
+        facts=_facts(graph, weights.tensors),
         threads=torch.get_num_threads(),
         machine=_machine(options),
         hints=_all_hints(graph, hints),
@@ -184,18 +203,39 @@ def _machine(options: Options) -> Machine:
     return Machine(vector=width, flops_per_ns=width * 2 * 2 * 3.2, torch_share=share)
 
 
-def _facts(graph: Graph, values: Mapping[str, torch.Tensor]) -> dict[str, SparsityFacts]:
+def _facts(graph: Graph, params: Mapping[str, torch.Tensor]) -> dict[str, SparsityFacts]:
     """Facts of every floating point weight of at least two dimensions."""
-    read = {name for node in graph.nodes for name in node.inputs}
-    found = {}
-    for name in graph.weight_time & read:
+    read = {name for node in graph.nodes for name in node.inputs} & graph.weight_time
+    wanted = []
+    for name in sorted(read):
         type_ = graph.types[name]
-        value = values[name]
-        if not isinstance(type_, TensorType) or type_.rank < 2 or not value.numel():
-            continue
-        if value.is_floating_point() and value.layout == torch.strided:
+        if isinstance(type_, TensorType) and type_.rank >= 2:
+            wanted.append(name)
+    nodes = [node for node in graph.nodes if node.name in graph.weight_time]
+    values = WeightTimeValues(graph, nodes, params, wanted)
+    found = {}
+    for name in wanted:
+        value = values.take(name)
+        if value.numel() and value.is_floating_point() and value.layout == torch.strided:
             found[name] = sparsity_facts(value)
     return found
+
+
+def program_values(
+    program: Program, graph: Graph, params: Mapping[str, torch.Tensor]
+) -> WeightTimeValues:
+    """Weight-time values as a program reads them: its segments while packing, the rest for good."""
+    packed: list[str] = []
+    lasting = [*program.outputs, *(value for value, _ in program.updates)]
+    for step in program.steps:
+        if isinstance(step, Segment):
+            now, later = constants_read(step)
+            packed += now
+            lasting += [*later, *(name for name, _ in step.inputs)]
+        else:
+            lasting += step.node.inputs
+    lasting += [name for node in program.bind for name in node.inputs]
+    return WeightTimeValues(graph, program.setup, params, packed, lasting)
 
 
 def _all_hints(graph: Graph, hints: Mapping[str, int]) -> dict[str, int]:

@@ -1,13 +1,15 @@
 """Live parameters: notices what changed, and computes what depends on weights alone.
 
 An in-place change bumps a tensor's `_version`; a replaced parameter or module is another object in
-the same slot. Both are compared at each call, about 50 ns a tensor. Writes through `.data` bypass
+the same slot. Both are compared at each call, about 100 ns a tensor. Writes through `.data` bypass
 the version counter: `refit()` is for those.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from ..errors import InputError
 from ..ir.graph import Graph, Node
 from ..ir.interpret import run_node
 from ..ir.types import tensor_type
+
+
+_VERSION, _WANTS_GRAD = attrgetter("_version"), attrgetter("requires_grad")
 
 
 class LiveWeights:
@@ -28,14 +33,11 @@ class LiveWeights:
         self.tensors = dict(params)
         self._aliases = {} if module is None else _aliases(module, self.tensors)
         self._slots: list[tuple[dict[str, Any], str, Any]] = []
-        self._versions: list[tuple[torch.Tensor, int]] = []
+        self._versions: tuple[list[torch.Tensor], list[int]] = [], []
+        self.trackable = True
+        """False where a parameter was made in inference mode and has no version."""
         self._untied: list[str] = []
         self.mark()
-
-    @property
-    def trackable(self) -> bool:
-        """False where a parameter was made in inference mode and has no version."""
-        return not any(t.is_inference() for t in self.tensors.values())
 
     def mark(self) -> None:
         """Takes the present state as known, and finds replaced parameters again."""
@@ -43,15 +45,24 @@ class LiveWeights:
             self._slots, found = _slots(self.module, {**self.tensors, **self._aliases})
             self.tensors |= {name: found[name] for name in self.tensors if name in found}
             self._untied = [n for n, of in self._aliases.items() if found.get(n) is not found[of]]
-        if self.trackable:
-            self._versions = [(t, t._version) for t in self.tensors.values()]
+        self.trackable = not any(t.is_inference() for t in self.tensors.values())
+        watched = list(self.tensors.values()) if self.trackable else []
+        self._versions = watched, list(map(_VERSION, watched))
+
+    def mark_written(self, names: Iterable[str]) -> None:
+        """Takes the present state of these as known, which the graph itself has written."""
+        watched, versions = self._versions
+        written = {id(self.tensors[name]) for name in names if name in self.tensors}
+        known = [t._version if id(t) in written else v for t, v in zip(watched, versions)]
+        self._versions = watched, known
 
     def changed(self) -> bool:
         """True if a parameter was replaced or written to since `mark`."""
         for holder, key, value in self._slots:
             if holder.get(key) is not value:
                 return True
-        return any(tensor._version != version for tensor, version in self._versions)
+        watched, versions = self._versions
+        return list(map(_VERSION, watched)) != versions
 
     def check(self, graph: Graph) -> None:
         """Raises `InputError` where the weights are no longer those that `graph` was made for."""
@@ -74,7 +85,7 @@ class LiveWeights:
 
     def needs_grad(self) -> bool:
         """True if any parameter asks for gradients."""
-        return any(t.requires_grad for t in self.tensors.values())
+        return True in map(_WANTS_GRAD, self._versions[0] or self.tensors.values())
 
 
 def _aliases(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -112,13 +123,57 @@ def _slots(
     return list(slots.values()), found
 
 
-def weight_time_values(
-    graph: Graph, nodes: Sequence[Node], params: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Values of `nodes`, all of which depend on parameters alone, and the parameters themselves."""
-    values: dict[str, Any] = {name: tensor.detach() for name, tensor in params.items()}
-    with torch.no_grad():
-        for node in nodes:
-            inputs = [values[name] for name in node.inputs]
-            values[node.name] = run_node(node, inputs, {}, graph.objects)
-    return values
+class WeightTimeValues:
+    """Values that depend on parameters alone: each is computed at its first reading and freed after
+    its last, so that memory holds few of them at a time.
+
+    nodes: what computes them, in order. reads: names, once for each time they will be taken;
+    kept: names that live on, in `kept` with all parameters.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        nodes: Sequence[Node],
+        params: Mapping[str, torch.Tensor],
+        reads: Iterable[str],
+        kept: Iterable[str] = (),
+    ) -> None:
+        self._graph, self._nodes = graph, {node.name: node for node in nodes}
+        self._order = {name: i for i, name in enumerate(self._nodes)}
+        self._held: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {name: tensor.detach() for name, tensor in params.items()}
+        lasting = [name for name in dict.fromkeys(kept) if name in self._nodes]
+        self._left = Counter([*reads, *lasting])
+        for node in reversed(list(nodes)):
+            if self._left[node.name]:
+                self._left.update(node.inputs)
+        self.kept |= {name: self.take(name) for name in lasting}
+
+    def take(self, name: str) -> Any:
+        """The value of `name`, at one of the readings announced."""
+        if name in self.kept:
+            return self.kept[name]
+        with torch.no_grad():
+            for node in self._missing(name):
+                inputs = [self._read(value) for value in node.inputs]
+                self._held[node.name] = run_node(node, inputs, {}, self._graph.objects)
+        return self._read(name)
+
+    def _read(self, name: str) -> Any:
+        if name in self.kept:
+            return self.kept[name]
+        self._left[name] -= 1
+        return self._held[name] if self._left[name] else self._held.pop(name)
+
+    def _missing(self, name: str) -> list[Node]:
+        """Nodes to run before `name` is there, itself the last, in order."""
+        wanted: set[str] = set()
+        stack = [name]
+        while stack:
+            found = stack.pop()
+            if found in wanted or found in self.kept or found in self._held:
+                continue
+            wanted.add(found)
+            stack += self._nodes[found].inputs
+        return [self._nodes[found] for found in sorted(wanted, key=self._order.__getitem__)]

@@ -27,12 +27,12 @@ from sparse_compiler.bench.models import MODELS, calibrate_batch_norms
 from sparse_compiler.bench.plot import _STYLES, plot_results
 from sparse_compiler.bench.reference import prune, pruned_layers
 from sparse_compiler.bench.results import Results, Row, interrupted, ratio_between
-from sparse_compiler.bench.roofline import measure_roofs, shares
 from sparse_compiler.bench.stats import paired_ratio, relative_error
 from sparse_compiler.bench.suites import SUITES, suite_cases
 from sparse_compiler.bench.table import number, refusals
 from sparse_compiler.bench.work import count_work
 from sparse_compiler.errors import InputError, OptionError, SparseCompilerError
+from sparse_compiler.inspector.roofline import measure_roofs, shares
 from sparse_compiler.options import Options
 
 ROOT = Path(__file__).parents[2]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.kernels.native import WIDTHS, finish_build, start_build
+from tests.kernels.native import WIDTHS, libraries
 
 
 @pytest.fixture(autouse=True)
@@ -16,17 +17,10 @@ def seed() -> None:
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ctypes.CDLL]:
-    folder = tmp_path_factory.mktemp("kernels")
-    out = {w: folder / f"kernels{w}.so" for w in WIDTHS}
-    builds = [
-        start_build("vector_kernels.cpp", out[w], w, "-O2", "-shared", "-fPIC") for w in WIDTHS
-    ]
-    for build in builds:
-        finish_build(build)
-    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+def vector_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
+    return libraries("vector_kernels.cpp", kernel_cache)
 
 
 @pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")
-def lib(request: pytest.FixtureRequest, libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
-    return libraries[request.param]
+def lib(request: pytest.FixtureRequest, vector_libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
+    return vector_libraries[request.param]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.native import row_stride
+from tests.kernels.native import WIDTHS, libraries, row_stride
 
 DIMS = ctypes.c_int64 * 3
+
+
+@pytest.fixture(scope="session")
+def image_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
+    """image_kernels.cpp for each vector width."""
+    return libraries("image_kernels.cpp", kernel_cache)
+
+
+@pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")
+def lib(request: pytest.FixtureRequest, image_libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
+    return image_libraries[request.param]
 
 
 class Window(ctypes.Structure):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
 import math
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 HERE = Path(__file__).parent
@@ -18,7 +22,16 @@ FLAGS = [
     "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi", "-Werror",
 ]  # fmt: skip
 WIDTHS = (4, 8, 16)
+PROGRAMS = {
+    "attention, norms, functions": "vector_sanitize.cpp",
+    "convolution": "conv_sanitize.cpp",
+    "images": "image_sanitize.cpp",
+    "linear": "linear_kernels.cpp",
+    "strided, gathers, scans": "sweep_sanitize.cpp",
+}
+"""Programs of their own: kernels against plain loops, ending with an error where they differ."""
 THREADS = 2
+Test: TypeAlias = Callable[..., None]
 
 
 def start_build(source: str, out: Path, width: int, *extra: str) -> subprocess.Popen[str]:
@@ -29,6 +42,46 @@ def start_build(source: str, out: Path, width: int, *extra: str) -> subprocess.P
 def finish_build(build: subprocess.Popen[str]) -> None:
     _, errors = build.communicate()
     assert build.returncode == 0, errors
+
+
+def libraries(source: str, cache: Path, *extra: str) -> dict[int, ctypes.CDLL]:
+    """`source` as a library for each width, compiled by the first of a session's workers."""
+    folder = cache / "tests"
+    folder.mkdir(exist_ok=True)
+    out = {w: folder / f"{Path(source).stem}{w}.so" for w in WIDTHS}
+    with FileLock(folder / f"{source}.lock"):
+        flags = ("-O1", "-shared", "-fPIC", *extra)
+        builds = [start_build(source, p, w, *flags) for w, p in out.items() if not p.exists()]
+        for build in builds:
+            finish_build(build)
+    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+
+
+def for_each(names: str, values: Iterable[Any]) -> Callable[[Test], Test]:
+    """As pytest's `parametrize`, within one test: thousands of small cases cost no bookkeeping.
+
+    The case at which an assertion fails is noted with it.
+    """
+    keys, cases = names.split(","), list(values)
+
+    def decorate(test: Test) -> Test:
+        @functools.wraps(test)
+        def run(*args: Any, **kwargs: Any) -> None:
+            for case in cases:
+                torch.manual_seed(0)
+                chosen = dict(zip(keys, case if len(keys) > 1 else (case,), strict=True))
+                try:
+                    test(*args, **kwargs, **chosen)
+                except AssertionError as error:
+                    error.add_note(f"case: {chosen}")
+                    raise
+
+        signature = inspect.signature(test)
+        left = [p for p in signature.parameters.values() if p.name not in keys]
+        run.__signature__ = signature.replace(parameters=left)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def call(function: Callable[..., None], *args: object) -> None:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.native import WIDTHS, finish_build, start_build
+from tests.kernels.native import WIDTHS, libraries
 
 RANK = 6
 THREADS = (1, 2, 3)
 
 
 @pytest.fixture(scope="session")
-def sweep_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ctypes.CDLL]:
-    """sweep_kernels.cpp for each vector width, once per session."""
-    folder = tmp_path_factory.mktemp("sweeps")
-    out = {w: folder / f"sweeps{w}.so" for w in WIDTHS}
-    builds = [
-        start_build("sweep_kernels.cpp", out[w], w, "-O2", "-shared", "-fPIC") for w in WIDTHS
-    ]
-    for build in builds:
-        finish_build(build)
-    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+def sweep_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
+    """sweep_kernels.cpp for each vector width."""
+    return libraries("sweep_kernels.cpp", kernel_cache)
 
 
 @pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")

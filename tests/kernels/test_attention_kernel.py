@@ -142,6 +142,13 @@ def test_attention_sizes(lib: ctypes.CDLL, d: int, dv: int, sq: int, sk: int) ->
     check_attention(lib, q[:, :1], k[:, :1], v[:, :1], causal=True)
 
 
+@pytest.mark.parametrize("keys", [126, 127, 128, 129, 255, 256, 384, 511])
+def test_attention_whole_blocks_of_keys(lib: ctypes.CDLL, keys: int) -> None:
+    """A block holds 128 keys, which is no multiple of the rows that are computed together."""
+    q, k, v = torch.randn(1, 2, 9, 32), torch.randn(1, 2, keys, 32), torch.randn(1, 2, keys, 32)
+    check_attention(lib, q, k, v)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_of_samples_that_share_a_plane(lib: ctypes.CDLL, causal: bool) -> None:
     q, k, v = torch.randn(3, 4, 21, 24), torch.randn(3, 2, 35, 24), torch.randn(3, 2, 35, 10)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.kernels.native import WIDTHS, finish_build, start_build
+from tests.kernels.native import WIDTHS, libraries
 
 PACKER = str(Path(__file__).parents[2] / "codegen" / "cpu" / "pack.cpp")
 
@@ -144,14 +143,9 @@ def check(lib: ctypes.CDLL, width: int, case: Conv, threads: int = 2, seed: int 
         assert (y[:, -(-n // width) * width :] == 77).all(), "columns after the last vector"
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ctypes.CDLL]:
-    folder = tmp_path_factory.mktemp("conv")
-    out = {w: folder / f"conv{w}.so" for w in WIDTHS}
-    flags = ("-O2", "-shared", "-fPIC", PACKER)
-    for build in [start_build("conv_kernels.cpp", out[w], w, *flags) for w in WIDTHS]:
-        finish_build(build)
-    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+@pytest.fixture(scope="session")
+def conv_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
+    return libraries("conv_kernels.cpp", kernel_cache, PACKER)
 
 
 IMAGE = Conv()
@@ -213,9 +207,9 @@ CASES = {
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_agrees_with_torch(libraries: dict[int, ctypes.CDLL], case: Conv, width: int) -> None:
+def test_agrees_with_torch(conv_libraries: dict[int, ctypes.CDLL], case: Conv, width: int) -> None:
     for threads in (1, 2):
-        check(libraries[width], width, case, threads)
+        check(conv_libraries[width], width, case, threads)
 
 
 SEEDS = st.integers(0, 2**31)
@@ -260,23 +254,14 @@ def convs(draw: st.DrawFn) -> Conv:
     seed=SEEDS,
 )
 def test_any_conv(
-    libraries: dict[int, ctypes.CDLL], case: Conv, width: int, threads: int, seed: int
+    conv_libraries: dict[int, ctypes.CDLL], case: Conv, width: int, threads: int, seed: int
 ) -> None:
-    check(libraries[width], width, case, threads, seed)
+    check(conv_libraries[width], width, case, threads, seed)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_random_shapes_under_sanitizers(tmp_path: Path, width: int) -> None:
-    program = tmp_path / "sanitize"
-    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", PACKER)
-    finish_build(start_build("conv_sanitize.cpp", program, width, *flags))
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_groups_must_divide_rows(libraries: dict[int, ctypes.CDLL]) -> None:
+def test_groups_must_divide_rows(conv_libraries: dict[int, ctypes.CDLL]) -> None:
     weight = torch.ones(6, 3)
-    bytes_of = libraries[4].sc_csr_grouped_bytes
+    bytes_of = conv_libraries[4].sc_csr_grouped_bytes
     bytes_of.restype = ctypes.c_int64
     for groups, allowed in ((3, True), (4, False), (0, False)):
         sizes = [ctypes.c_int64(i) for i in (6, 3, 3, groups)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.native import planes, row_stride
+from tests.kernels.native import for_each, planes, row_stride
 from tests.kernels.sweeps import THREADS, box, operand, random, run, sweep_libraries, sweeps
 
 __all__ = ["sweep_libraries", "sweeps"]  # fixtures
@@ -26,9 +26,9 @@ def seed() -> None:
 # ---- gathers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ids", ["i64", "i32"])
-@pytest.mark.parametrize("n", [1, 7, 16, 33, 200])
-@pytest.mark.parametrize("width", [1, 5, 16, 50, 131])
+@for_each("ids", ["i64", "i32"])
+@for_each("n", [1, 7, 16, 33, 200])
+@for_each("width", [1, 5, 16, 50, 131])
 def test_lookup_into_planes(sweeps: ctypes.CDLL, width: int, n: int, ids: str) -> None:
     table = torch.randn(23, width)
     where = torch.randint(0, 23, (n,), dtype=DTYPES[ids])
@@ -42,7 +42,7 @@ def test_lookup_into_planes(sweeps: ctypes.CDLL, width: int, n: int, ids: str) -
         assert error.item() == NO_ERROR
 
 
-@pytest.mark.parametrize("bad", [-1, 23, 2**31 - 1, -(2**31)])
+@for_each("bad", [-1, 23, 2**31 - 1, -(2**31)])
 def test_bad_ids_are_reported(sweeps: ctypes.CDLL, bad: int) -> None:
     table = torch.randn(23, 40)
     for ids in ("i64", "i32"):
@@ -60,8 +60,8 @@ def test_bad_ids_are_reported(sweeps: ctypes.CDLL, bad: int) -> None:
             assert torch.equal(rows[:20], table[where[:20].long()])
 
 
-@pytest.mark.parametrize("name", ["f32_i64", "f32_i32", "i64_i64", "u8_i64"])
-@pytest.mark.parametrize("n,width", [(1, 1), (9, 5), (40, 64), (3, 5000), (0, 4)])
+@for_each("name", ["f32_i64", "f32_i32", "i64_i64", "u8_i64"])
+@for_each("n,width", [(1, 1), (9, 5), (40, 64), (3, 5000), (0, 4)])
 def test_rows_of_a_table(sweeps: ctypes.CDLL, name: str, n: int, width: int) -> None:
     dtype, ids = (DTYPES[part] for part in name.split("_"))
     table = random((11, width), dtype)
@@ -82,8 +82,8 @@ def without(x: Tensor, *dims: int) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("dim", [0, 1, 2])
-@pytest.mark.parametrize("wrap", [0, 1])
+@for_each("dim", [0, 1, 2])
+@for_each("wrap", [0, 1])
 def test_index_select_and_gather(sweeps: ctypes.CDLL, dim: int, wrap: int) -> None:
     x = torch.randn(5, 7, 20)
     size, step = x.shape[dim], x.stride(dim)
@@ -136,7 +136,7 @@ def test_index_by_two_tensors(sweeps: ctypes.CDLL) -> None:
 # ---- scans --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 10, 1), (2, 9, 70), (1, 200, 5), (4, 0, 3)])
+@for_each("shape", [(1, 1, 1), (3, 10, 1), (2, 9, 70), (1, 200, 5), (4, 0, 3)])
 def test_cumsum(sweeps: ctypes.CDLL, shape: tuple[int, int, int]) -> None:
     kinds = {"f32": torch.float32, "f64": torch.float64, "i64": torch.int64, "i32": torch.int32,
              "bool": torch.bool}  # fmt: skip
@@ -149,8 +149,8 @@ def test_cumsum(sweeps: ctypes.CDLL, shape: tuple[int, int, int]) -> None:
             torch.testing.assert_close(out, want, rtol=1e-6, atol=2e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 1), (3, 40, 1), (2, 9, 21), (1, 33, 64)])
-@pytest.mark.parametrize("log", [0, 1])
+@for_each("shape", [(1, 1, 1), (5, 7, 1), (3, 40, 1), (2, 9, 21), (1, 33, 64)])
+@for_each("log", [0, 1])
 def test_softmax_along(sweeps: ctypes.CDLL, shape: tuple[int, int, int], log: int) -> None:
     x = torch.randn(shape) * 10
     x[0, 0, -1] = -math.inf
@@ -178,8 +178,8 @@ class Rotary(ctypes.Structure):
     )
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("heads,d,rotated,n", [(1, 2, 2, 1), (3, 8, 8, 17), (2, 10, 6, 49)])
+@for_each("interleaved", [False, True])
+@for_each("heads,d,rotated,n", [(1, 2, 2, 1), (3, 8, 8, 17), (2, 10, 6, 49)])
 def test_rotary(
     sweeps: ctypes.CDLL, heads: int, d: int, rotated: int, n: int, interleaved: bool
 ) -> None:
@@ -242,11 +242,11 @@ def stored(x: Tensor, transposed: bool) -> Tensor:
     return memory[..., : y.shape[-1]].permute(order)
 
 
-@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (1, 64, 40), (3, 48, 5), (6, 17, 300), (16, 16, 16),
+@for_each("m,n,k", [(1, 1, 1), (1, 64, 40), (3, 48, 5), (6, 17, 300), (16, 16, 16),
                                    (49, 49, 32), (50, 200, 20), (13, 500, 259), (128, 128, 64),
                                    (7, 5, 0)])  # fmt: skip
-@pytest.mark.parametrize("a_turned", [False, True])
-@pytest.mark.parametrize("b_turned", [False, True])
+@for_each("a_turned", [False, True])
+@for_each("b_turned", [False, True])
 def test_matmul(
     sweeps: ctypes.CDLL, m: int, n: int, k: int, a_turned: bool, b_turned: bool
 ) -> None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import subprocess
-from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.native import finish_build, start_build
+from tests.kernels.native import for_each
 from tests.kernels.sweeps import THREADS, box, operand, random, run, sweep_libraries, sweeps, view
 
 __all__ = ["sweep_libraries", "sweeps"]  # fixtures
@@ -32,8 +29,8 @@ def untouched_view(like: Tensor) -> tuple[Tensor, Tensor]:
     return memory[..., :rows], memory
 
 
-@pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@for_each("element", ELEMENTS)
+@for_each("shape", SHAPES)
 def test_copy(sweeps: ctypes.CDLL, shape: tuple[int, ...], element: str) -> None:
     function = getattr(sweeps, f"copy_{element}")
     rank = len(shape)
@@ -50,7 +47,7 @@ def test_copy(sweeps: ctypes.CDLL, shape: tuple[int, ...], element: str) -> None
         assert torch.equal(back, to), order
 
 
-@pytest.mark.parametrize("threads", THREADS)
+@for_each("threads", THREADS)
 def test_copy_of_parts(sweeps: ctypes.CDLL, threads: int) -> None:
     """Even columns, windows, broadcasts, a pixel shuffle: what slices and views make."""
     x = torch.randn(6, 24, 40)
@@ -71,8 +68,8 @@ def test_copy_of_parts(sweeps: ctypes.CDLL, threads: int) -> None:
         assert torch.equal(to, source)
 
 
-@pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@for_each("element", ELEMENTS)
+@for_each("shape", SHAPES)
 def test_fill(sweeps: ctypes.CDLL, shape: tuple[int, ...], element: str) -> None:
     memory = torch.full((*shape[:-1], 2 * shape[-1]), 77).to(ELEMENTS[element])
     for threads, part in zip(
@@ -89,8 +86,8 @@ def test_fill(sweeps: ctypes.CDLL, shape: tuple[int, ...], element: str) -> None
 # ---- map ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f64", "i64"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@for_each("dtype", ["f32", "f64", "i64"])
+@for_each("shape", SHAPES)
 def test_map(sweeps: ctypes.CDLL, shape: tuple[int, ...], dtype: str) -> None:
     kind = {"f32": torch.float32, "f64": torch.float64, "i64": torch.int64}[dtype]
     function = getattr(sweeps, f"multiply_add_{dtype}")
@@ -144,8 +141,8 @@ def cases_of(shape: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     return [(dims, list(orders[i % len(orders)])) for i, dims in enumerate(subsets + subsets)]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("shape", FOLD_SHAPES, ids=str)
+@for_each("threads", [1, 2])
+@for_each("shape", FOLD_SHAPES)
 def test_sums(sweeps: ctypes.CDLL, shape: tuple[int, ...], threads: int) -> None:
     for dims, order in cases_of(shape):
         x = view(shape, order, torch.float32) + 2
@@ -168,8 +165,8 @@ def test_sums(sweeps: ctypes.CDLL, shape: tuple[int, ...], threads: int) -> None
         )
 
 
-@pytest.mark.parametrize("dtype", ["f32", "i64", "u8"])
-@pytest.mark.parametrize("shape", FOLD_SHAPES, ids=str)
+@for_each("dtype", ["f32", "i64", "u8"])
+@for_each("shape", FOLD_SHAPES)
 def test_extremes(sweeps: ctypes.CDLL, shape: tuple[int, ...], dtype: str) -> None:
     kind = {"f32": torch.float32, "i64": torch.int64, "u8": torch.uint8}[dtype]
     for i, (dims, order) in enumerate(cases_of(shape)):
@@ -210,15 +207,3 @@ def test_sum_is_accurate(sweeps: ctypes.CDLL) -> None:
         got = folded(sweeps, "sum_f32", source, [dim], torch.float32, 1).double()
         want = source.double().sum(dim)
         assert float(((got - want) / want).abs().max()) <= 2e-7
-
-
-# ---- sanitizers ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [4, 16])
-def test_odd_sizes_under_sanitizers(tmp_path: Path, width: int) -> None:
-    program = tmp_path / "sanitize"
-    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    finish_build(start_build("sweep_sanitize.cpp", program, width, *flags))
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr

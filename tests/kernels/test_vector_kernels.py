@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.kernels.native import call, finish_build, planes, row_stride, start_build
+from tests.kernels.native import call, for_each, planes, row_stride
 
 INF = math.inf
 
@@ -126,7 +123,7 @@ def worst(got: Tensor, want: Tensor, x: Tensor, case: Case) -> float:
     return float(torch.where(error == 0, 0.0, error / tolerance.clamp_min(1e-300)).max())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name}-{c.low:g}..{c.high:g}")
+@for_each("case", CASES)
 def test_function_against_float64(lib: ctypes.CDLL, case: Case) -> None:
     spread = torch.linspace(0, 1, 20 * 499, dtype=torch.float64)
     x = (case.low + (case.high - case.low) * spread).float()
@@ -144,7 +141,7 @@ def test_function_against_float64(lib: ctypes.CDLL, case: Case) -> None:
     assert factor <= 1, f"{case.name}: error is {factor:.2f} times the stated one"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name}-{c.low:g}..{c.high:g}")
+@for_each("case", CASES)
 def test_function_at_nan_and_infinities(lib: ctypes.CDLL, case: Case) -> None:
     x = torch.tensor([[math.nan, -INF, INF, -0.0, 0.0, 1.0]])
     if case.name == "exp_nonpositive":
@@ -184,8 +181,8 @@ def strided(size: tuple[int, ...], stride: tuple[int, ...], column: int) -> Stri
     return Strided((ctypes.c_int64 * 3)(*size), (ctypes.c_int64 * 3)(*stride), column)
 
 
-@pytest.mark.parametrize("n", [1, 7, 16, 17, 49, 197])
-@pytest.mark.parametrize("channels", [1, 5, 16, 80, 131])
+@for_each("n", [1, 7, 16, 17, 49, 197])
+@for_each("channels", [1, 5, 16, 80, 131])
 def test_rows_and_planes(lib: ctypes.CDLL, n: int, channels: int) -> None:
     x = torch.randn(n, channels + 3)[:, :channels]
     out = torch.full((channels, row_stride(n)), 7.0)
@@ -198,8 +195,8 @@ def test_rows_and_planes(lib: ctypes.CDLL, n: int, channels: int) -> None:
     assert bool((back[:, channels:] == 7).all())
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0)])
-@pytest.mark.parametrize("n", [1, 17, 49])
+@for_each("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0)])
+@for_each("n", [1, 17, 49])
 def test_strided_tensors(lib: ctypes.CDLL, order: tuple[int, ...], n: int) -> None:
     # [3, 2, 20, n] logically, stored in several orders: heads, masks, transposed features
     size = (3, 2, 20)
@@ -229,9 +226,9 @@ def test_bool_mask_becomes_additive(lib: ctypes.CDLL) -> None:
 # ---- norms and softmax --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rms", [0, 1])
-@pytest.mark.parametrize("keep", ["nothing", "sum", "sum is y", "y is x"])
-@pytest.mark.parametrize("channels,n", [(1, 5), (7, 16), (64, 17), (768, 49), (100, 197)])
+@for_each("rms", [0, 1])
+@for_each("keep", ["nothing", "sum", "sum is y", "y is x"])
+@for_each("channels,n", [(1, 5), (7, 16), (64, 17), (768, 49), (100, 197)])
 def test_norms(lib: ctypes.CDLL, rms: int, keep: str, channels: int, n: int) -> None:
     x, residual = torch.randn(channels, n) * 3 + 50, torch.randn(channels, n)
     gamma, beta = torch.randn(channels), torch.randn(channels)
@@ -255,8 +252,8 @@ def test_norms(lib: ctypes.CDLL, rms: int, keep: str, channels: int, n: int) -> 
         assert torch.equal(kept[:, :n], x + residual)
 
 
-@pytest.mark.parametrize("log", [0, 1])
-@pytest.mark.parametrize("rows,n", [(1, 1), (5, 7), (49, 16), (197, 17), (64, 49), (10, 197)])
+@for_each("log", [0, 1])
+@for_each("rows,n", [(1, 1), (5, 7), (49, 16), (197, 17), (64, 49), (10, 197)])
 def test_softmax(lib: ctypes.CDLL, log: int, rows: int, n: int) -> None:
     x = torch.randn(rows, n) * 10
     if rows > 1:
@@ -270,14 +267,3 @@ def test_softmax(lib: ctypes.CDLL, log: int, rows: int, n: int) -> None:
     absolute = 4e-6 if log else 5e-7  # log-softmax rounds its input, of up to 40, twice
     torch.testing.assert_close(out[:, :n].double(), want, equal_nan=True, rtol=1e-6, atol=absolute)
     assert bool((out[:, n:] == 7).all()), "columns of a neighbour were written"
-
-
-# ---- sanitizers ---------------------------------------------------------------------------------
-
-
-def test_odd_sizes_under_sanitizers(tmp_path: Path) -> None:
-    program = tmp_path / "sanitize"
-    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    finish_build(start_build("vector_sanitize.cpp", program, 16, *flags))
-    run = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr

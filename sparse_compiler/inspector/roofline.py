@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
-from sparse_compiler.errors import ToolchainError
-from sparse_compiler.options import Options
-
-from .machine import cpu_info
+from ..codegen.cpu.build import cpu_features, cpu_model
+from ..errors import ToolchainError
+from ..options import Options
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-pthread")
 PROBE_LIMIT_S = 120
@@ -50,8 +49,8 @@ def measure_roofs(threads: int, cache: Path) -> Roofs:
     What was measured while something else ran is not kept for the next time.
     Errors: ToolchainError with what the compiler said.
     """
-    source = resources.files("sparse_compiler.bench").joinpath("probe.cpp").read_text()
-    what = "\n".join([source, *FLAGS, cpu_info()["model"], cpu_info()["flags"], str(threads)])
+    source = resources.files("sparse_compiler.inspector").joinpath("probe.cpp").read_text()
+    what = "\n".join([source, *FLAGS, cpu_model(), *sorted(cpu_features()), str(threads)])
     folder = cache / "roofs" / hashlib.sha256(what.encode()).hexdigest()[:16]
     stored = folder / "roofs.json"
     if stored.is_file():

@@ -1,0 +1,45 @@
+"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: odd sizes, tight buffers.
+
+Each program holds its own plain loops to compare with and ends with an error at the first
+difference. Built without optimisation, so that no access is optimised away before it is checked.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.native import HEADERS, PROGRAMS, WIDTHS, finish_build, start_build
+
+FLAGS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def run_sanitized(name: str, width: int, folder: Path) -> None:
+    program = folder / name
+    finish_build(start_build(PROGRAMS[name], program, width, *FLAGS, str(HEADERS / "pack.cpp")))
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_widest_vectors(name: str, tmp_path: Path) -> None:
+    run_sanitized(name, 16, tmp_path)
+
+
+@pytest.mark.portable
+@pytest.mark.parametrize("width", [w for w in WIDTHS if w != 16])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_other_widths(name: str, width: int, tmp_path: Path) -> None:
+    run_sanitized(name, width, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["int* p = new int[4]; return p[n + 3];", "return n << n + 31;"])
+def test_a_fault_is_found(fault: str, tmp_path: Path) -> None:
+    source = tmp_path / "fault.cpp"
+    source.write_text(f"int main(int n, char**) {{ {fault} }}\n")
+    program = tmp_path / "fault"
+    subprocess.run(["g++", *FLAGS, str(source), "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "fault.cpp" in done.stderr
