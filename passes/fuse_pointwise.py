@@ -15,6 +15,7 @@ from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.op import Op
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Dim, TensorType
+from sparse_compiler.ops import scalar
 from sparse_compiler.ops.epilogue import TakesEpilogue
 from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.passes.base import Context, Pass
@@ -127,8 +128,14 @@ def _shape(node: Node) -> tuple[Dim, ...] | None:
 
 
 def _all_f32(graph: Graph, node: Node) -> bool:
+    """True where a node's inputs, its result and what lies between are f32, or tests of f32."""
     types = (node.type, *(graph.types[name] for name in node.inputs))
-    return all(isinstance(type_, TensorType) and type_.dtype == "f32" for type_ in types)
+    if not all(isinstance(type_, TensorType) and type_.dtype == "f32" for type_ in types):
+        return False
+    if not isinstance(node.op, Pointwise):
+        return True
+    inside = scalar.dtypes_in(node.op.tree, ("f32",) * len(node.inputs))
+    return {"f32", "bool"}.issuperset(inside.values())
 
 
 def _readable(graph: Graph, producer: Node, name: str) -> bool:

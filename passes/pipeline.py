@@ -34,6 +34,7 @@ from sparse_compiler.passes.recognize_rms_norm import RecognizeRmsNorm
 from sparse_compiler.passes.recognize_rotary import RecognizeRotary
 from sparse_compiler.passes.simplify_indexing import SimplifyIndexing
 from sparse_compiler.passes.simplify_views import SimplifyViews
+from sparse_compiler.passes.sink_expands import SinkExpands
 
 PASSES: tuple[Pass, ...] = (
     RecognizeRmsNorm(),
@@ -41,6 +42,7 @@ PASSES: tuple[Pass, ...] = (
     RecognizeActivations(),
     RecognizeRotary(),
     RecognizeAttention(),
+    SinkExpands(),
     EliminateDeadNodes(),
     MergeDuplicates(),
     SimplifyIndexing(),

@@ -23,6 +23,7 @@ from .inspector.report import Report, report_of
 from .ir.graph import Graph
 from .runtime.executor import Executor
 from .runtime.pipeline import Pipeline
+from .runtime.weights import wants_grad
 
 log = logging.getLogger("sparse_compiler")
 
@@ -154,8 +155,7 @@ class Compiled:
             return True
         if not torch.is_grad_enabled():
             return False
-        learning = (getattr(t, "requires_grad", False) for t in inputs)
-        return self._pipeline.weights.needs_grad() or any(learning)
+        return self._pipeline.weights.needs_grad() or wants_grad(inputs)
 
     def _warn(self) -> None:
         if self._warned:

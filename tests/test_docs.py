@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sparse_compiler.options import Options
+from sparse_compiler.passes.pipeline import PASSES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -110,6 +111,12 @@ def test_options_are_current() -> None:
     text = (ROOT / "docs" / "options.md").read_text()
     assert TABLE.search(text), "the page has lost the marks around its table"
     assert with_table(text) == text, "run: python -m tests.test_docs"
+
+
+def test_passes_are_listed_in_their_order() -> None:
+    text = (ROOT / "docs" / "how_it_works.md").read_text()
+    listed = re.findall(r"^\| `([a-z-]+)` \|", text, re.M)
+    assert listed == [pass_.name for pass_ in PASSES]
 
 
 def test_every_page_is_reached_from_the_overview() -> None:

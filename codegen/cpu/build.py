@@ -15,6 +15,8 @@ import platform
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -39,6 +41,7 @@ FLAGS = (
 )
 
 _SEAL = hashlib.sha256().digest_size  # bytes at the end of a library
+_running: set[subprocess.Popen[str]] = set()
 _NO_SPACE = ("No space left", "File too large", "Disk quota exceeded")
 
 
@@ -217,7 +220,7 @@ def _compile(source: str, toolchain: Toolchain, library: Path) -> None:
     command = [*toolchain.command, f"-I{kernel_folder()}", str(path), "-o", str(partial)]
     try:
         path.write_text(source)
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = _run(command)
         if done.returncode != 0 or not partial.exists():
             raise _failure(done, command, toolchain, path)
         _seal(partial)
@@ -225,6 +228,33 @@ def _compile(source: str, toolchain: Toolchain, library: Path) -> None:
     finally:
         partial.unlink(missing_ok=True)
     log.info("compiled %s", library)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run`; `interruptible` in another thread may end it."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _running.add(process)
+        try:
+            out, err = process.communicate()
+        except BaseException:  # an interrupt, as subprocess.run does
+            process.kill()
+            raise
+        finally:
+            _running.discard(process)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the compilers that other threads wait for, where an interrupt reaches this one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in tuple(_running):
+            process.kill()
+        raise
 
 
 def _failure(

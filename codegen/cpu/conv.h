@@ -40,7 +40,7 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
     const int64_t c = team.size / r, wide = (n_vectors + c - 1) / c;
     const double own_units = double((units + r - 1) / r) / double(units);
     const double copies = work.copies / (h->groups > 1 ? double(r) : 1);
-    const double seam = c == 1 ? 0 : work.seam * own_units * (wide < 16 ? 1 : wide < 32 ? .5 : .2);
+    const double seam = c == 1 ? 0 : work.seam * own_units * (wide * W < 256 ? 1 : .1);
     const double time = double(wide) * (work.sums * own_units + copies) + seam;
     if (r == 1 || time < least) least = time, row_parts = r;
   }

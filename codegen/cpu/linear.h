@@ -1,4 +1,4 @@
 // Linear layers on planes: y[M planes] = epilogue(W[M, K] . x[K planes]).
 #pragma once
 #include "linear_csr.h"
-#include "linear_dense.h"
+#include "linear_rows.h"

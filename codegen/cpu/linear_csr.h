@@ -14,6 +14,7 @@ struct CsrSegment {  // one k tile of one row block
   int64_t rows;
   const uint16_t* index;
   const float* value;
+  int64_t ahead;
 };
 
 typedef float V4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -65,11 +66,10 @@ SC_INLINE void csr_row(const uint16_t* index, const float* value, int64_t count,
   }
 }
 
-// Rows come sorted by count, so those of y are out of order for the hardware's prefetcher.
-template <int NB>
-SC_INLINE void prefetch(const float* out) {
-#pragma GCC unroll 16
-  for (int j = 0; j < NB * W; j += 16) __builtin_prefetch(out + j);
+// Rows to look ahead, so that what they need has come from the shared cache.
+SC_INLINE int64_t rows_ahead(int64_t nnz, int64_t rows, int64_t panel_vectors) {
+  const int64_t far = 640 * rows / (nnz * panel_vectors + 1);
+  return far < 4 ? 4 : far > 24 ? 24 : far;
 }
 
 template <int NB, class Epilogue>
@@ -80,8 +80,8 @@ __attribute__((noinline)) void csr_block(const CsrSegment& s, const float* x, fl
   const float* value = s.value;
   for (int64_t r = 0; r < s.rows; r++) {
     const int64_t count = s.row[r].count, row = row0 + s.row[r].row;
-    const int64_t ahead = row0 + s.row[min64(r + 3, s.rows - 1)].row;
-    prefetch<NB>(y + ahead * ldy + col);
+    const int64_t ahead = row0 + s.row[min64(r + s.ahead, s.rows - 1)].row;
+    fetch_output<NB>(y + ahead * ldy + col, epilogue, ahead, col, last);
     float* out = y + row * ldy + col;
     V acc[NB];
     csr_row<NB>(index, value, count, x, acc);
@@ -128,12 +128,14 @@ SC_INLINE void apply_csr(const PackedHeader* h, const Share& share, const Source
         if ((start[b1 + 1] - start[b0]) * 6 > kCsrGroupBytes) break;
       for (int64_t p = p0; p < p1; p++) {
         const int64_t v = panels.start(p);
-        const auto kernel = csr_kernel<Epilogue>(panels.start(p + 1) - v);
+        const int64_t wide = panels.start(p + 1) - v;
+        const auto kernel = csr_kernel<Epilogue>(wide);
         const float* panel = scratch + (v - panels.start(p0)) * rows * W;
         for (int64_t b = b0; b < b1; b++) {
           const int64_t row0 = b * own->row_block;
-          const CsrSegment s{row + row0, min64(own->row_block, own->rows - row0),
-                             index + start[b], value + start[b]};
+          const int64_t height = min64(own->row_block, own->rows - row0);
+          const CsrSegment s{row + row0, height, index + start[b], value + start[b],
+                             rows_ahead(start[b + 1] - start[b], height, wide)};
           kernel(s, panel, y, ldy, g * own->rows + row0, v * W, t == 0, last, epilogue);
         }
       }

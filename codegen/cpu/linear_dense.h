@@ -24,6 +24,8 @@ struct DenseOutput {
 template <int NB, int R, class Epilogue>
 __attribute__((noinline)) void dense_block(const float* w, int64_t depth, const float* x,
                                            const DenseOutput& o, const Epilogue& epilogue) {
+  for (int r = 0; r < R && r < o.rows; r++)
+    fetch_output<NB>(o.y + (o.row + r) * o.ldy + o.col, epilogue, o.row + r, o.col, o.last);
   V acc[R][NB];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -157,14 +159,6 @@ SC_INLINE void apply_dense(const PackedHeader* h, const Share& share, const Sour
       }
     }
   });
-}
-
-// As linear_csr, for a dense blob packed with row_block == kDenseRows.
-template <class Epilogue>
-void linear_dense(Team& team, const void* packed_weight, const float* x, int64_t ldx, float* y,
-                  int64_t ldy, int64_t n, float* scratch, const Epilogue& epilogue) {
-  const auto* h = static_cast<const PackedHeader*>(packed_weight);
-  apply_dense(h, divide(team, h, vectors(n)), PlainRows{x, ldx}, y, ldy, n, scratch, epilogue);
 }
 
 }  // namespace sc

@@ -3,6 +3,7 @@
 // so that a blob can be mapped from a file and laid behind others in one weight stream.
 //   csr:   [k tile][row block][row, sorted by count][non-zero]: a 16-bit row of the tile, an fp32
 //   dense: [k tile][row block][k][row of the block]: fp32, missing rows of the last block zero
+//   rows:  where each row block lies in memory, fp32 row-major; made where it is used
 #pragma once
 #include <cstdint>
 
@@ -10,7 +11,7 @@ namespace sc {
 
 constexpr uint32_t kPackedMagic = 0x4b504353;  // "SCPK", little endian
 constexpr uint32_t kPackedVersion = 2;
-enum PackedFormat : uint32_t { kCsr = 1, kDense = 2 };
+enum PackedFormat : uint32_t { kCsr = 1, kDense = 2, kRows = 3 };
 
 constexpr int kMaxTile = 65535;      // indices and counts are 16 bits
 constexpr int kMaxRowBlock = 65535;  // so is the place of a row in its block
@@ -28,6 +29,7 @@ struct PackedHeader {
   int64_t rows, cols, nnz;
   int64_t bytes;  // of this matrix, a multiple of 64
   // csr: int64[blocks + 1], non-zeros before each row block (all tiles): what threads divide by
+  // rows: int64[blocks], bytes from the header to each row block
   int64_t prefix_at;
   // csr: int64[tiles * blocks + 1], the first non-zero of each (tile, block)
   int64_t segment_at;
@@ -93,6 +95,12 @@ int64_t sc_dense_grouped_bytes(const float* w, int64_t M, int64_t K, int64_t ldw
                                int k_tile, int panel_vectors, int row_block);
 int sc_dense_grouped_pack(const float* w, int64_t M, int64_t K, int64_t ldw, int64_t groups,
                           int k_tile, int panel_vectors, int row_block, void* out);
+
+// A dense weight that stays where it is: pieces one below the other, each [rows[i], K] without gaps.
+// Row blocks across a seam, or short ones, are copied behind the table. The pieces must outlive it.
+int64_t sc_rows_packed_bytes(const int64_t* rows, int64_t pieces, int64_t K, int row_block);
+int sc_rows_pack(const float* const* piece, const int64_t* rows, int64_t pieces, int64_t K,
+                 int k_tile, int panel_vectors, int row_block, void* out);
 
 // Tiles measured good for `width` floats per vector (4, 8 or 16). n: the columns expected, 0 if
 // unknown; the blob then still serves any number.

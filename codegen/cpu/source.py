@@ -114,8 +114,8 @@ def print_segment(segment: Segment, *, profile: bool = False) -> str:
             _WATCH if profile else "",
             _WORK.format(
                 declarations=printer.declarations() + "  Watch watch{clock};\n" * profile,
-                once=once and f"{once}  whole.sync();\n",
-                columns=printer.columns(),
+                once=once and f"  {{\n{printer.columns(once=True)}{once}  }}\n  whole.sync();\n",
+                columns=printer.columns(once=False),
                 body=body,
                 end=f"    watch.stop({2 * len(segment.calls)});\n" * profile,
             ),
@@ -168,11 +168,10 @@ class _Printer:
 
     def calls(self, *, once: bool) -> str:
         """The calls before the chunks, or those of a chunk."""
-        indent = "  " if once else "    "
         lines: list[str] = []
         for i, call in enumerate(self.segment.calls):
             if call.once is once:
-                lines += [f"{indent}{line}\n" for line in self.call(i, call)]
+                lines += [f"    {line}\n" for line in self.call(i, call)]
         return "".join(lines)
 
     def call(self, index: int, call: Call) -> list[str]:
@@ -222,10 +221,11 @@ class _Printer:
             lines.append(f"(void)b{i}, (void)f{i};")
         return "".join(f"  {line}\n" for line in lines)
 
-    def columns(self) -> str:
-        """The columns of each space in a chunk."""
+    def columns(self, *, once: bool) -> str:
+        """The columns of each space in a chunk, or of what all samples share."""
+        count = "span{0}.columns" if once else "here * span{0}.queries"
         return "".join(
-            f"    const int64_t n{i} = here * span{i}.queries;\n    (void)n{i};\n"
+            f"    const int64_t n{i} = {count.format(i)};\n    (void)n{i};\n"
             for i in range(len(self.segment.spaces))
         )
 
@@ -244,15 +244,23 @@ def _read_code(index: int, operand: Read | Vector) -> str:
     """How operand number `index` is read at (row, col)."""
     if isinstance(operand, Vector):
         return f"splat(p{index}[{'0' if operand.single else 'row'}])"
+    if operand.column:
+        return f"load({_address(index, operand)})"
+    return f"splat(p{index}[{_row_code(operand)} * ld{index}])"
+
+
+def _address(index: int, operand: Read) -> str:
+    return f"p{index} + {_row_code(operand)} * ld{index} + col"
+
+
+def _row_code(operand: Read) -> str:
+    """The operand's row that belongs to `row`."""
     row = "row"
     if operand.div != 1:
         row = f"row / {int(operand.div)}"
     if operand.mod != 0:
         row = f"{row} % {int(operand.mod)}"
-    row = row if row == "row" else f"({row})"
-    if operand.column:
-        return f"load(p{index} + {row} * ld{index} + col)"
-    return f"splat(p{index}[{row} * ld{index}])"
+    return row if row == "row" else f"({row})"
 
 
 def _functor_text(
@@ -262,18 +270,22 @@ def _functor_text(
     operands: list[Read | Vector],
     reads: tuple[str, ...],
 ) -> str:
-    members, values = "", ""
+    members, values, fetches = "", "", ""
     for i, operand, read in zip(used, operands, reads, strict=True):
         members += f"  const float* p{i};\n"
         members += f"  int64_t ld{i};\n" if isinstance(operand, Read) else ""
         values += f"    const V x{i} = {read};\n"
+        if functor.accumulator and isinstance(operand, Read) and operand.column:
+            fetches += f"    __builtin_prefetch({_address(i, operand)});\n"
+    if fetches:  # of what an epilogue adds; see fetch_output in tiles.h
+        fetches = f"  SC_INLINE void fetch(int64_t row, int64_t col) const {{\n{fetches}  }}\n"
     first = "V x0, " if functor.accumulator else ""
     return (
         f"\nstruct {name} {{  // {functor.expr}\n"
         f"{members}"
         f"  SC_INLINE V operator()({first}int64_t row, int64_t col) const {{\n{values}"
         f"    (void)row, (void)col;\n"
-        f"    return {vector_code(functor.expr, lambda i: f'x{i}')};\n  }}\n}};\n"
+        f"    return {vector_code(functor.expr, lambda i: f'x{i}')};\n  }}\n{fetches}}};\n"
     )
 
 

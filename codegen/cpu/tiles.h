@@ -18,6 +18,27 @@ inline int64_t linear_scratch_floats(const void* packed) {
   return group_vectors(h, W) * min64(h->k_tile, h->cols) * W;
 }
 
+// Fetches what an epilogue will read at (row, col), where it has operands in planes and says so.
+template <class Epilogue>
+SC_INLINE auto fetch_operands(const Epilogue& e, int64_t row, int64_t col, int)
+    -> decltype(e.fetch(row, col)) {
+  e.fetch(row, col);
+}
+template <class Epilogue>
+SC_INLINE void fetch_operands(const Epilogue&, int64_t, int64_t, long) {}
+
+// Fetches the NB vectors of y at `out`, (row, col), and with `last` what the epilogue adds to them:
+// rows are a page or so apart, and those of sparse weights out of order, so no hardware does it.
+template <int NB, class Epilogue>
+SC_INLINE void fetch_output(const float* out, const Epilogue& epilogue, int64_t row, int64_t col,
+                            bool last) {
+#pragma GCC unroll 16
+  for (int j = 0; j < NB * W; j += 16) {
+    __builtin_prefetch(out + j, 1);
+    if (last) fetch_operands(epilogue, row, col + j, 0);
+  }
+}
+
 // One thread's rectangle of the output: row blocks [block0, block1) of groups [group0, group1),
 // vectors [vector0, vector1).
 struct Share {

@@ -36,6 +36,7 @@ constexpr int32_t kClamped = 2;   // some vectors leave the plane's row in memor
 constexpr int32_t kOutside = 4;   // nothing lies inside
 
 constexpr int64_t kChannels = 16;  // whose windows are read tap by tap, out of L1
+constexpr int64_t kFewChannels = 4;  // up to which a strided panel is made vector by vector
 
 // The places of a panel's columns: per spatial dim the input coordinate under tap 0 (for transposed
 // ones: the quotient by the stride, and all remainders in one number).
@@ -157,6 +158,10 @@ class WindowSource {
   void copy(int64_t g, int64_t k0, int64_t rows, int64_t place, int64_t v0, int64_t v1,
             float* out) const {
     const int64_t k1 = k0 + rows, c1 = (k1 + taps - 1) / taps, step = taps * (v1 - v0) * W;
+    if (!shifted && rows <= kFewChannels * taps && k0 % taps == 0 && rows % taps == 0 &&
+        in_pieces(place, v1 - v0))
+      return copy_pieces(x + (g * group_channels + k0 / taps) * ldx, place, v0, v1, rows / taps,
+                         out);
     for (int64_t c = k0 / taps; c < c1; c += kChannels)
       for (int64_t t = 0; t < taps; t++) {
         const int64_t from = c * taps + t < k0 ? c + 1 : c;
@@ -226,6 +231,65 @@ class WindowSource {
       if (phased) inside &= load_int(at.remainder + j * W) == splat_int(tap.remainder);
       out[j] = inside;
     }
+  }
+
+  SC_INLINE bool in_pieces(int64_t place, int64_t wide) const {
+    for (int64_t j = 0; j < wide; j++)
+      if (pieces[place + j].count < 0) return false;
+    return true;
+  }
+
+  // All taps of some channels, vector by vector: what a vector is made of is then loaded once.
+  SC_INLINE void copy_pieces(const float* from, int64_t place, int64_t v0, int64_t v1,
+                             int64_t channels, float* out) const {
+    const int64_t wide = v1 - v0;
+    for (int64_t j = 0; j < wide; j++) {
+      const auto join = taps_kernel(pieces[place + j]);
+      (this->*join)(from, place, wide, j, channels, out + j * W);
+    }
+    for (int64_t t = 0; t < taps; t++)
+      if (kind[place * taps + t] != kOutside && kind[place * taps + t] & kClamped)
+        copy_tap(from, t, place, v0, v1, taps * wide * W, channels, out + t * wide * W);
+  }
+
+  using JoinTaps = void (WindowSource::*)(const float*, int64_t, int64_t, int64_t, int64_t,
+                                          float*) const;
+
+  template <int N = 1>
+  static SC_INLINE JoinTaps taps_kernel(const Pieces& p) {
+    if constexpr (N < kPieces)
+      if (p.count != N) return taps_kernel<N + 1>(p);
+    if constexpr (N <= kPairs)
+      if (p.pairs) return &WindowSource::join_taps<N, true>;
+    return &WindowSource::join_taps<N, false>;
+  }
+
+  // Vector j of a panel under every tap that is not clamped, for several channels.
+  template <int N, bool pairs>
+  void join_taps(const float* from, int64_t place, int64_t wide, int64_t j, int64_t channels,
+                 float* out) const {
+    const Pieces& p = pieces[place + j];
+    const int32_t* kinds = kind + place * taps;
+    const VI* keep = mask + place * taps + j;
+    VI lane[N], in[N];
+    int64_t at[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) lane[i] = p.lane[i], in[i] = p.in[i], at[i] = p.at[i];
+    for (int64_t c = 0; c < channels; c++, from += ldx)
+      for (int64_t t = 0; t < taps; t++, out += wide * W) {
+        const int32_t k = kinds[t];
+        if (k == kOutside) store(out, V{});
+        if (k & (kOutside | kClamped)) continue;
+        V v = {};
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++) {
+          const float* here = from + at[i] + tap[t].offset;
+          const V one = pairs ? permute(load(here), load(here + W), lane[i])
+                              : permute(load(here), lane[i]);
+          v = i ? select(in[i], one, v) : one;
+        }
+        store(out, k & kMasked ? and_mask(v, keep[t * wide]) : v);
+      }
   }
 
   // One tap of `count` channels, whose rows of the panel lie `step` floats apart.

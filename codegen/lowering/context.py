@@ -8,15 +8,15 @@ not keep to columns read and write them through a copy in a common space.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sparse_compiler.codegen.lowering.groups import token_groups
-from sparse_compiler.codegen.lowering.places import Place, row_map, strides_of
+from sparse_compiler.codegen.lowering.operand_reads import lay_out_constant, operand_of
+from sparse_compiler.codegen.lowering.places import Place
 from sparse_compiler.codegen.operands import (
     Arg,
     Columns,
-    ConstantPlanes,
     Elements,
     Own,
     Planes,
@@ -55,7 +55,7 @@ class Lowering:
         self.buffers: list[Buffer] = []
         self.inputs: dict[str, TensorType] = {}
         self.outputs: dict[str, TensorType] = {}
-        self.weights: dict[tuple[str, str, tuple[Dim, ...]], WeightEntry] = {}
+        self.weights: dict[tuple[str, str, TensorType], WeightEntry] = {}
         self.calls: list[Call] = []
         self.checked: list[str] = []
         self.single = False
@@ -73,11 +73,17 @@ class Lowering:
         """True where a value holds one part for each sample."""
         return name in self.separation.carried or self.separation.samples == 1
 
+    def holds_samples(self, name: str) -> bool:
+        """True where a value is told apart by sample, of more than one."""
+        return name in self.separation.carried and self.separation.samples != 1
+
     def per_sample(self, dim: Dim, name: str) -> Dim:
         """A size that counts all samples -> that of one, where `name` is carried."""
         if not self.carried(name) or self.separation.samples == 1:
             return dim
         samples = self.separation.samples
+        if samples == 0:
+            return 0  # such a segment is never entered
         if isinstance(dim, int) and isinstance(samples, int):
             if dim % samples:
                 raise CodegenError(f"%{name}: {dim} is no multiple of {samples} samples")
@@ -85,8 +91,8 @@ class Lowering:
         return as_dim(dim / samples)
 
     def group(self, node: Node) -> int | None:
-        """The group of tokens that a node belongs to."""
-        return self.groups.get(node.name)
+        """The group of tokens that a node belongs to; none where all samples share its value."""
+        return self.groups.get(node.name) if self.carried(node.name) else None
 
     def space(self, name: str, group: int | None) -> int:
         """The space of a planar value, in a group or outside."""
@@ -95,6 +101,10 @@ class Lowering:
             raise CodegenError(f"%{name} does not lie in planes")
         columns = self.per_sample(product(type_.shape[d] for d in type_.layout.inner), name)
         return self.spaces.setdefault((columns, group), len(self.spaces))
+
+    def columns_of(self, space: int) -> Dim:
+        """The columns of one sample in a space."""
+        return next(columns for (columns, _), i in self.spaces.items() if i == space)
 
     def rows(self, name: str) -> Dim:
         """How many planes a planar value has."""
@@ -113,9 +123,7 @@ class Lowering:
     def planes(self, name: str, node: Node) -> Planes:
         """Where `node` reads a planar value: in the space of its group."""
         group = self.group(node)
-        place = self.places.get((name, group))
-        if place is None:
-            place = self._moved(name, group)
+        place = self.place_in(name, group)
         if not isinstance(place, Planes):
             raise CodegenError(f"%{name} is no value in planes", node=print_node(node))
         return place
@@ -124,31 +132,47 @@ class Lowering:
         """Where a row-major value lies: a buffer, a tensor of torch's, or a constant."""
         if name in self.constants:
             type_ = self.type(name)
-            carried = name in self.separation.carried and self.separation.samples != 1
-            step = self.per_sample(type_.numel, name) if carried else 0
+            step = self.per_sample(type_.numel, name) if self.holds_samples(name) else 0
             return Elements("weight", self.weight(name, "raw"), type_.dtype, step)
         place = self.places.get((name, None))
         if not isinstance(place, Elements):
             raise CodegenError(f"%{name} is no row-major value")
         return place
 
+    def place_in(self, name: str, group: int | None) -> Place:
+        """Where a planar value lies in the space of a group: copied there if need be."""
+        if name in self.constants and (name, None) not in self.places:
+            lay_out_constant(self, name)
+        place = self.places.get((name, group))
+        return self._moved(name, group) if place is None else place
+
+    def anywhere(self, name: str) -> Planes:
+        """A planar value, in whichever space it was computed."""
+        for (known, _), place in self.places.items():
+            if known == name and isinstance(place, Planes):
+                return place
+        raise CodegenError(f"%{name} has no place yet")
+
     def _moved(self, name: str, group: int | None) -> Planes:
         """A copy of a value in the space of another group."""
-        source_group, source = next(
-            (g, p) for (n, g), p in self.places.items() if n == name and isinstance(p, Planes)
-        )
+        known = [(g, p) for (n, g), p in self.places.items() if n == name and isinstance(p, Planes)]
+        if not known:
+            raise CodegenError(f"%{name} has no place yet")
+        source_group, source = known[0]
         if group is not None and source_group is not None:  # through the common space
             source_group, source = None, self._moved(name, None)
         to = self.places[name, group] = self.new_planes(name, group)
-        rows = self.rows(name)
-        if group is not None:
-            space = to.space
-            args: tuple[Arg, ...] = (rows, Columns(space), Own(source, 1, space), Written(to))
-        else:
-            space = source.space
-            args = (rows, Columns(space), source, Own(to, 1, space, written=True))
-        self.emit("move_columns", "relayout.h", args, name, tokens=space)
+        self.move_columns(name, source, to, into_group=group is not None)
         return to
+
+    def move_columns(self, label: str, source: Planes, to: Planes, *, into_group: bool) -> None:
+        """Copies planes from the common space to that of a group, or back."""
+        space = to.space if into_group else source.space
+        pair: tuple[Arg, Arg] = (Own(source, 1, space), Written(to))
+        if not into_group:
+            pair = (source, Own(to, 1, space, written=True))
+        args = (source.rows, Columns(space), *pair)
+        self.emit("move_columns", "relayout.h", args, label, tokens=space)
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -240,13 +264,12 @@ class Lowering:
         *,
         groups: int = 1,
         taps: int = 0,
-        shape: tuple[Dim, ...] | None = None,
+        type_: TensorType | None = None,
     ) -> int:
-        """Number of a constant, stored as `kind` (see `WeightEntry`), expanded to `shape`."""
-        type_ = self.type(name)
-        type_ = type_ if shape is None else replace(type_, shape=shape)
-        carried = name in self.separation.carried and self.separation.samples != 1
-        key = (name, kind, type_.shape)
+        """Number of a constant, stored as `kind` (see `WeightEntry`), expanded to `type_`."""
+        type_ = type_ or self.type(name)
+        carried = self.holds_samples(name)
+        key = (name, kind, type_)
         if key not in self.weights:
             per_shape = name not in self.graph.weight_time or kind in ("planes", "mask")
             self.weights[key] = WeightEntry(name, type_, kind, groups, taps, per_shape, carried)
@@ -258,54 +281,7 @@ class Lowering:
 
     def operand(self, name: str, node: Node) -> Read | Vector:
         """What an epilogue of `node` reads, broadcast to the node's result."""
-        if name in self.constants and self.type(name).layout is None:
-            return self.vector(name)
-        result, type_ = self.type(node.name), self.type(name)
-        if result.layout is None or type_.layout is None:
-            raise CodegenError(f"%{name} cannot be read in planes", node=print_node(node))
-        shape = (1,) * (result.rank - type_.rank) + type_.shape
-        full = [shape[d] == result.shape[d] for d in result.layout.outer]
-        sizes = [result.shape[d] for d in result.layout.outer]
-        div, mod = row_map(full, sizes, name)
-        inner = result.layout.inner
-        if name in self.constants:
-            place, column = self._constant(name, node)
-            return Read(place, div, mod, column)
-        if all(shape[d] == result.shape[d] for d in inner):
-            return Read(self.planes(name, node), div, mod, True)
-        if any(shape[d] != 1 for d in inner[1:]) or shape[inner[0]] != result.shape[inner[0]]:
-            return Read(spread(self, name, node), div, mod, True)
-        if self.separation.samples == 1 and result.shape[inner[0]] != 1:
-            return Read(spread(self, name, node), div, mod, True)
-        self.single = True
-        return Read(self._common(name), div, mod, False)
-
-    def _constant(self, name: str, node: Node) -> tuple[ConstantPlanes, bool]:
-        """Planes of a constant operand, spread over the node's columns, and whether it has any."""
-        result, type_ = self.type(node.name), self.type(name)
-        if result.layout is None or type_.layout is None:
-            raise CodegenError(f"%{name} has no planes", node=print_node(node))
-        skipped = result.rank - type_.rank
-        first = 0 if self.separation.samples == 1 else 1  # else the samples' own dimension
-        wide = [d - skipped for d in result.layout.inner[first:] if d >= skipped]
-        column = any(type_.shape[d] != 1 for d in wide)
-        carried = name in self.separation.carried and self.separation.samples != 1
-        shape = list(type_.shape)
-        for d in wide if column else ():
-            shape[d] = result.shape[d + skipped]
-        space = self.space(node.name, self.group(node))
-        index = self.weight(name, "planes", shape=tuple(shape))
-        step = next(c for (c, _), i in self.spaces.items() if i == space) if carried else 0
-        if carried and not column:
-            raise CodegenError(f"%{name} has one column for a sample", node=print_node(node))
-        return ConstantPlanes(index, space, step), column
-
-    def _common(self, name: str) -> Planes:
-        """A value with one column for each sample, wherever it was computed."""
-        for (known, _), place in self.places.items():
-            if known == name and isinstance(place, Planes):
-                return place
-        raise CodegenError(f"%{name} has no place yet")
+        return operand_of(self, name, node)
 
     def error(self, node: Node) -> Word:
         """Where the kernel of `node` notes an index out of range."""
@@ -373,27 +349,3 @@ class Lowering:
             tuple(self.checked),
             self.single,
         )
-
-
-def spread(low: Lowering, name: str, node: Node) -> Planes:
-    """A copy of a value, spread over the columns of the result of `node`."""
-    from sparse_compiler.codegen.lowering.shape import batch_dim, copy
-
-    result, type_ = low.type(node.name), low.type(name)
-    if result.layout is None or low.group(node) is not None:
-        raise CodegenError(f"%{name} is broadcast along some columns", node=print_node(node))
-    shape = list((1,) * (result.rank - type_.rank) + type_.shape)
-    source = low.planes(name, node)
-    own = strides_of(replace(type_, shape=type_.shape), source)
-    steps = [0] * (result.rank - type_.rank) + [
-        0 if dim == 1 else step for dim, step in zip(type_.shape, own, strict=True)
-    ]
-    for d in result.layout.inner:
-        shape[d] = result.shape[d]
-    wide = replace(result, shape=tuple(shape))
-    rows = product(shape[d] for d in result.layout.outer)
-    space = low.space(node.name, None)
-    low.buffers.append(Buffer(rows, space))
-    to = Planes(len(low.buffers) - 1, 0, rows, space)
-    copy(low, node.name, shape, (to, strides_of(wide, to), 0), (source, steps, 0), batch_dim(wide))
-    return to

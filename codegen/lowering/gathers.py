@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sparse_compiler.codegen.lowering import lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.elementwise import broadcast_strides, samples_box
@@ -203,5 +205,10 @@ def _angles(low: Lowering, name: str, node: Node) -> Planes | ConstantPlanes:
     """Planes of angles at the node's columns."""
     if name not in low.constants:
         return low.planes(name, node)
+    type_, (samples, _, positions, _) = low.type(name), low.type(node.name).shape
     space = low.space(node.name, low.group(node))
-    return ConstantPlanes(low.weight(name, "planes"), space)
+    apart = low.holds_samples(name)
+    batch = samples if apart else low.per_sample(samples, node.name)
+    wide = replace(type_, shape=(batch, positions, type_.shape[2]))
+    index = low.weight(name, "planes", type_=wide)
+    return ConstantPlanes(index, space, low.columns_of(space) if apart else 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sparse_compiler.analysis.batch import outermost
 from sparse_compiler.codegen.lowering import always, lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.norms import in_planes
@@ -59,12 +60,8 @@ def ordered_box(
 
 
 def batch_dim(type_: TensorType) -> int | None:
-    """The dimension that holds the samples: the outermost inside a plane, else the first."""
-    if type_.rank == 0:
-        return None
-    if type_.layout is None or type_.layout.planes == 0:
-        return 0
-    return type_.layout.inner[0] if type_.layout.inner else None
+    """The dimension that holds the samples, if the value does: the outermost inside a plane."""
+    return outermost(type_)
 
 
 def read(low: Lowering, name: str, node: Node) -> Place:

@@ -105,7 +105,9 @@ class _Search:
 
     def rows(self, node: Node) -> Mode | None:
         """Row-major, if there is a kernel for it; a view may do without one."""
-        if not (node.op.rows or node.op.view) or self._without_tensors(node):
+        if self._without_tensors(node):
+            return None
+        if node.op.row_major(self._laid(node, (None,) * len(node.inputs))) is not None:
             return None
         inputs = tuple(
             None if name in self.fixed else Layout.rows(self.graph.tensor(name).rank)

@@ -176,7 +176,8 @@ class _Flow:
     def _place(self, name: str, dim: int) -> No | None:
         type_ = self.graph.tensor(name)
         outer = type_.layout.outer if type_.layout is not None else ()
-        if dim in outer or outermost(type_) not in (dim, None):
+        inner = dim in outer or outermost(type_) not in (dim, None)
+        if inner or (dim != 0 and type_.layout is not None and not outer):
             return No("batch_inside", f"%{name} does not have its samples outermost")
         self.dims[name] = dim
         return None

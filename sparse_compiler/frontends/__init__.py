@@ -1,0 +1,1 @@
+"""Models -> graphs: `export` and `dynamo` trace, `importer` walks, `aten*` have the rules."""

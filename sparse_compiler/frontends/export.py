@@ -81,12 +81,12 @@ class CallSpec:
 
     def unflatten(self, results: Sequence[Any], inputs: Sequence[torch.Tensor]) -> Any:
         """Graph outputs, and the inputs they came from -> the model's own structure of results."""
+        if self._gives_all:
+            return self._rebuild(list(results))
         symbols: dict[str, int] = {}
         if any(isinstance(o, Size) for o in self.outputs):
             for type_, tensor in zip(self.types, inputs, strict=True):
                 bind_shape(type_, tensor.shape, symbols)
-        if self._gives_all:
-            return self._rebuild(list(results))
         leaves: list[Any] = []
         for output in self.outputs:
             match output:
@@ -129,9 +129,7 @@ class CallSpec:
             return constructor
         return lambda leaves: torch.utils._pytree.tree_unflatten(leaves, spec)
 
-    def _flat_already(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> list[Any] | None:
+    def _flat_already(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any] | None:
         """The arguments in order, where none was, or is, more than a leaf; else None."""
         if self._flat_names is None:
             return None

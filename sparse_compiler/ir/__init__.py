@@ -1,0 +1,1 @@
+"""The graph: types with layouts, nodes, text that parses back, verifier, interpreter."""

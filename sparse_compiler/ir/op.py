@@ -16,7 +16,7 @@ from ..errors import VerifyError
 from ..registry import Registry
 from .attrs import Object, map_attr, print_attr
 from .refusal import No
-from .types import Layout, TensorType, Type, evaluate
+from .types import ELEMENTS, Layout, TensorType, Type, evaluate
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Op:
     view: ClassVar[bool] = False  # moves no number: the result is the input, renamed
     weight_input: ClassVar[int | None] = None  # which input holds the weight of a layer
     channel_dim: ClassVar[int] = -1  # which dimension of the result a bias runs along
-    rows: ClassVar[bool] = False  # has a kernel on row-major buffers of any dtype
+    rows: ClassVar[bool] = False  # has a kernel on row-major buffers, of types as in `row_major`
 
     def infer(self, types: tuple[Type, ...]) -> Type | None:
         """The result's type, or None where only the importer knows it (`torch_call`)."""
@@ -51,6 +51,14 @@ class Op:
         inputs depend on parameters alone. The result's layout then follows from `infer`.
         """
         return No("op_unsupported", f"{self.name} has no kernel for planes")
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        """Why no kernel runs the op on row-major buffers of these types; None where one does."""
+        if not (self.rows or self.view):
+            return No("op_unsupported", f"{self.name} has no kernel on row-major buffers")
+        tensors = [t for t in (*types, self.infer(types)) if isinstance(t, TensorType)]
+        foreign = next((t.dtype for t in tensors if t.dtype not in ELEMENTS), None)
+        return None if foreign is None else No("dtype_unsupported", f"kernels hold no {foreign}")
 
     def free(self, types: tuple[Type, ...]) -> bool:
         """True for a view whose result lies in the bytes of its input, laid out as in `types`."""

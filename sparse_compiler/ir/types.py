@@ -31,6 +31,8 @@ _TORCH_DTYPES: dict[str, torch.dtype] = {
     "u8": torch.uint8,
     "bool": torch.bool,
 }
+ELEMENTS = frozenset(("f64", "f32", "i64", "i32", "i16", "i8", "u8", "bool"))
+"""Dtypes that native row-major buffers hold."""
 _NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
+from ..ir.refusal import No
 from ..ir.types import TensorType, Type, result_layout
 from .pointwise import broadcast
 
@@ -46,6 +47,12 @@ class Index(Op):
         picked = broadcast(*(i.shape for i in indices))
         shape = (*x.shape[: self.dim], *picked, *x.shape[self.dim + len(indices) :])
         return TensorType(x.dtype, shape, result_layout(tensors, len(shape), None))
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        dtypes = sorted({t.dtype for t in tensor_inputs(self, types, 2, 1 + MAX_INDICES)[1:]})
+        if len(dtypes) > 1:
+            return No("dtype_unsupported", f"the kernel reads indices of one dtype, not {dtypes}")
+        return super().row_major(types)
 
     def reference(self, *inputs: Any) -> Any:
         return inputs[0][(*(slice(None),) * self.dim, *(i.long() for i in inputs[1:]))]

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
+from ..ir.refusal import No
 from ..ir.types import TensorType, Type, result_layout
 from .pointwise import broadcast, same_dtype
 
@@ -29,6 +30,14 @@ class Matmul(Op):
         shape = (*batch, a.shape[-2], b.shape[-1])
         dtype = same_dtype(self.name, tensors)
         return TensorType(dtype, shape, result_layout(tensors, len(shape), None))
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        result = self.infer(types)
+        if result.dtype != "f32":
+            return No("dtype_unsupported", f"the kernel multiplies f32, not {result.dtype}")
+        if result.rank > 5:
+            return No("rank_unsupported", f"a product over {result.rank - 2} batch dimensions")
+        return None
 
     def reference(self, *inputs: Any) -> Any:
         return torch.matmul(inputs[0], inputs[1])

@@ -10,7 +10,7 @@ from ..errors import VerifyError
 from ..ir.expr import Call, Expr, parse_expr
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import Dim, Layout, TensorType, Type, result_layout, torch_dtype
+from ..ir.types import ELEMENTS, Dim, Layout, TensorType, Type, result_layout, torch_dtype
 from . import scalar
 
 
@@ -38,8 +38,11 @@ def per_plane(shape: tuple[Dim, ...], layout: Layout, operand: tuple[Dim, ...]) 
     full = (1,) * (len(shape) - len(operand)) + operand
     if all(dim == 1 for dim in full):
         return True
-    return all(full[d] == shape[d] for d in layout.outer) and all(
-        full[d] == 1 for d in layout.inner
+    long = [d for d in layout.outer if shape[d] != 1]
+    return (
+        long == sorted(long)  # else its numbers stand in another order than the planes
+        and all(full[d] == shape[d] for d in layout.outer)
+        and all(full[d] == 1 for d in layout.inner)
     )
 
 
@@ -126,6 +129,14 @@ class Pointwise(Op):
         if foreign is not None:
             return No("dtype_unsupported", f"kernels compute in f32, this op in {foreign}")
         return operand_layouts(shape, layouts[0], tensors, weight_time)
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        tensors = tensor_inputs(self, types, 1, 64)
+        inside = scalar.dtypes_in(self.tree, tuple(t.dtype for t in tensors)).values()
+        foreign = next((dtype for dtype in inside if dtype not in ELEMENTS), None)
+        if foreign is not None:
+            return No("dtype_unsupported", f"kernels compute no {foreign}")
+        return super().row_major(types)
 
     def _foreign(self, tensors: tuple[TensorType, ...]) -> str | None:
         """A dtype that vectors of f32 cannot stand for, among operands, parts and result."""

@@ -28,7 +28,6 @@ class Rotary(Op):
     """
 
     name: ClassVar[str] = "rotary"
-    rows: ClassVar[bool] = True
     interleaved: bool = False
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
@@ -47,11 +46,15 @@ class Rotary(Op):
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:
-        x, _, _ = tensor_inputs(self, types, 3, 3)
+        x, *angles = tensor_inputs(self, types, 3, 3)
         if in_planes(x) is None:
             return OUTSIDE
         if x.dtype != "f32":
             return No("dtype_unsupported", f"planes hold f32, this tensor {x.dtype}")
+        places = (x.shape[0], x.shape[2])
+        for angle, fixed in zip(angles, weight_time[1:], strict=True):
+            if not fixed and angle.shape[:2] != places:
+                return No("broadcast", f"angles of {angle.shape} are spread over {x.shape}")
         return (PLANES, ANGLES, ANGLES)
 
     def reference(self, *inputs: Any) -> Any:

@@ -32,6 +32,12 @@ class Softmax(Op):
             raise VerifyError(f"softmax over dimension {self.dim} of {x.rank}")
         return x
 
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        (x,) = tensor_inputs(self, types, 1, 1)
+        if x.dtype != "f32":
+            return No("dtype_unsupported", f"the kernel computes in f32, this softmax in {x.dtype}")
+        return None
+
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
     ) -> tuple[Layout | None, ...] | No:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..errors import InputError
 from .packing import aligned_bytes
 
 _CPU = torch.device("cpu")
@@ -71,14 +72,20 @@ class Frames:
     def take(
         self, floats: int, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
     ) -> Frame:
-        """A frame that no other call is using, with these tensors' addresses."""
+        """A frame that no other call is using, with these tensors' addresses.
+
+        Raises `InputError` on a tensor without memory.
+        """
+        addresses = [*map(_ADDRESS, inputs), *map(_ADDRESS, outputs)]
+        if not all(addresses):
+            _check_memory((*inputs, *outputs))
         try:
             frame = self._free.pop()
         except IndexError:  # none left; asking first would race with other threads
             frame = Frame(*self._sizes)
         if frame.floats < floats:
             frame.grow(floats)
-        self._fill(frame.numbers, 0, *map(_ADDRESS, inputs), *map(_ADDRESS, outputs))
+        self._fill(frame.numbers, 0, *addresses)
         return frame
 
     def give_back(self, frame: Frame) -> None:
@@ -87,3 +94,13 @@ class Frames:
 
 
 _ADDRESS = torch.Tensor.data_ptr
+
+
+def _check_memory(tensors: Sequence[torch.Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.numel() and not tensor.data_ptr():
+            raise InputError(
+                f"a {type(tensor).__name__} of shape {tuple(tensor.shape)} has no memory",
+                why="native kernels compute with numbers, not with the shapes of tensors alone",
+                fix="trace the model itself rather than the compiled one",
+            )

@@ -15,8 +15,9 @@ from ..ir.graph import Graph, Node
 from ..ops.shape import Relayout
 from ..options import Options
 from .constants import BoundConstants
-from .native import NativeSegment, constants_read
+from .native import NativeSegment
 from .pipeline import Lowered, environment_refusal, lower_graph, toolchain_for
+from .stream import constants_read
 from .weights import LiveWeights, WeightTimeValues
 
 

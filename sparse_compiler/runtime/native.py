@@ -7,35 +7,33 @@ enters the library, which runs without Python's lock.
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..codegen.cpu.arguments import ld_of_constant, numbers_of
-from ..codegen.cpu.build import Toolchain, build, load_library
+from ..codegen.cpu.build import Toolchain, build, interruptible, load_library
 from ..codegen.cpu.source import print_segment
 from ..codegen.operands import ld_of
 from ..codegen.plan import Arena, Sharing, arrange, share
-from ..codegen.program import Segment, WeightEntry
+from ..codegen.program import Segment
 from ..errors import CodegenError, InputError, UnsupportedError
 from ..ir.interpret import bind_shape, dim_values
 from ..ir.types import evaluate, torch_dtype
 from .clock import SegmentClock
 from .entry import Frame, Frames, Maker, maker_of
 from .packing import (
-    WeightStream,
     additive_mask,
     in_planes,
     lines,
     packer_for,
-    raw_elements,
-    room_for,
 )
+from .stream import HeldWeights, hold_weights
 from .weights import WeightTimeValues
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
@@ -80,19 +78,6 @@ class Bound:
     ready: dict[int, _Ready] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """The weights of a segment: `held` by number; `values` by name, for what sizes change.
-
-    Most lie in `stream`, in the order of their use.
-    """
-
-    stream: WeightStream
-    held: dict[int, torch.Tensor]
-    density: dict[int, float]
-    values: Mapping[str, torch.Tensor]
-
-
 class NativeSegment:
     """Runs one segment. `inputs` and `outputs` name graph values, in calling order.
 
@@ -111,8 +96,10 @@ class NativeSegment:
         self.constants = constants
         self.inputs = tuple(name for name, _ in segment.inputs)
         self.outputs = tuple(name for name, _ in segment.outputs)
-        self.library_path = build(print_segment(segment, profile=profile), toolchain)
-        self._packer = packer_for(toolchain)
+        with ThreadPoolExecutor(1) as pool, interruptible():  # two compilers at a time where neither is cached
+            packer = pool.submit(packer_for, toolchain)
+            self.library_path = build(print_segment(segment, profile=profile), toolchain)
+            self._packer = packer.result()
         self._library = load_library(self.library_path)
         self._scratch = self._library.sc_scratch_floats
         self._scratch.restype = ctypes.c_int64
@@ -121,7 +108,7 @@ class NativeSegment:
         self._run.restype = ctypes.c_int
         self._run.argtypes = [ctypes.c_void_p] * 7  # the fastest to convert, from integers
         self._expressions = numbers_of(segment)
-        self._weights: _Weights | None = None
+        self._weights: HeldWeights | None = None
         self._bound: dict[tuple[Any, ...], Bound] = {}
         self._frames = Frames(len(segment.inputs), len(segment.outputs), len(segment.checked))
         self.clock = SegmentClock(len(segment.calls)) if profile else None
@@ -131,18 +118,14 @@ class NativeSegment:
         """Bytes of the packed weights and vectors."""
         if self._weights is None:
             return 0
-        return sum(held.numel() * held.element_size() for held in self._weights.held.values())
+        return sum(held.bytes for held in self._weights.held.values())
 
     def weight_work(self, index: int) -> tuple[float, int]:
-        """(share of non-zeros, bytes as packed) of a constant in the stream."""
+        """(share of non-zeros, bytes as kernels read them) of a constant."""
         weights = self._weights
         if weights is None or index not in weights.held:
             return 1.0, 0
-        held = weights.held[index]
-        density = weights.density.get(index)
-        if density is None:
-            density = int(torch.count_nonzero(held)) / max(1, held.numel())
-        return density, held.numel() * held.element_size()
+        return weights.held[index].density, weights.held[index].bytes
 
     # --- weights ----------------------------------------------------------------------------------
 
@@ -152,27 +135,9 @@ class NativeSegment:
         values: read once for each of `constants_read`. hints: expected sizes of symbols, for the
         choice of tiles.
         """
-        self._weights = None  # the old ones go first
-        self._bound.clear()
         columns = self._expected_columns(hints)
-        entries = [(i, e) for i, e in enumerate(self.segment.weights) if not e.per_shape]
-        stream = WeightStream(sum(_room(entry) for _, entry in entries))
-        held, density = {}, {}
-        for i, entry in entries:
-            value = values.take(entry.name)
-            if entry.kind != "packed":
-                held[i] = raw_elements(value, stream.place)
-                continue
-            packed = self._packer.pack(
-                str(entry.type.format),
-                value,
-                columns.get(i, 1),
-                entry.groups,
-                entry.taps,
-                stream.place,
-            )
-            held[i], density[i] = packed, _density(value)
-        self._weights = _Weights(stream, held, density, values.kept)
+        self._weights = hold_weights(self.segment, values, columns, self._packer)
+        self._bound.clear()
 
     def _expected_columns(self, hints: Mapping[str, int]) -> dict[int, int]:
         """Columns of a chunk that each packed weight is applied to, with the hinted sizes."""
@@ -283,9 +248,7 @@ class NativeSegment:
         makers = tuple(map(maker_of, shapes, dtypes))
         return Bound(dict(symbols), makers, self._is_empty(symbols, shapes))
 
-    def _is_empty(
-        self, symbols: Mapping[str, int], shapes: Sequence[tuple[int, ...]]
-    ) -> bool:
+    def _is_empty(self, symbols: Mapping[str, int], shapes: Sequence[tuple[int, ...]]) -> bool:
         """True where nothing is to be computed."""
         sizes = [evaluate(self.segment.samples, symbols)]
         sizes += [evaluate(space.columns, symbols) for space in self.segment.spaces]
@@ -342,17 +305,18 @@ class NativeSegment:
         return lines(-(-bytes_ // 4))
 
     def _pointers(
-        self, weights: _Weights, sharing: Sharing, known: dict[str, int]
+        self, weights: HeldWeights, sharing: Sharing, known: dict[str, int]
     ) -> tuple[Any, tuple[torch.Tensor, ...]]:
         """A pointer for each constant; enters the floats between planes into `known`."""
-        keep = [*weights.stream.pieces, *weights.held.values()]
+        keep = [part for held in weights.held.values() for part in (held.value, *held.parts)]
         found: list[int] = []
         values = weights.values
         if self.constants is not None and any(w.per_shape for w in self.segment.weights):
-            values = self.constants(known)
+            with torch.device("cpu"):  # whatever the default device is at the moment
+                values = self.constants(known)
         for i, entry in enumerate(self.segment.weights):
             if i in weights.held:
-                found.append(weights.held[i].data_ptr())
+                found.append(weights.held[i].value.data_ptr())
                 continue
             value = values[entry.name]
             if entry.kind == "planes":
@@ -367,22 +331,3 @@ class NativeSegment:
             keep.append(value)
             found.append(value.data_ptr())
         return (ctypes.c_void_p * len(found))(*found), tuple(keep)
-
-
-def constants_read(segment: Segment) -> tuple[list[str], list[str]]:
-    """Names of weight-time values that `load_weights` takes, and of those read once bound."""
-    packed = [entry.name for entry in segment.weights if not entry.per_shape]
-    return packed, [entry.name for entry in segment.weights if entry.per_shape]
-
-
-def _room(entry: WeightEntry) -> int:
-    """Bytes for a constant in the stream that will do."""
-    shape = [int(size) for size in entry.type.shape]
-    if entry.kind == "packed":
-        return room_for(shape, entry.groups)
-    return lines(max(1, math.prod(shape))) * torch_dtype(entry.type.dtype).itemsize
-
-
-def _density(value: torch.Tensor) -> float:
-    """The share of non-zeros."""
-    return int(torch.count_nonzero(value)) / max(1, value.numel())

@@ -15,7 +15,14 @@ from ..ir.types import TensorType
 ALIGN = 64
 LINE = 16
 """Floats of a cache line."""
-_IN_PLACE = 1 << 16  # bytes from which a constant read element by element is not copied
+IN_PLACE = 1 << 16
+"""Bytes from which a constant may be read where it lies."""
+
+Place = Callable[[int], torch.Tensor]
+"""Gives memory of so many bytes."""
+
+_WIDE = 4  # vectors of columns that make up for it in a linear
+_PAGE = 4096  # bytes after which lines share a set of the first cache
 
 
 def lines(floats: int) -> int:
@@ -25,37 +32,9 @@ def lines(floats: int) -> int:
 
 def aligned_bytes(size: int) -> torch.Tensor:
     """`size` uninitialised bytes that start at a cache line."""
-    memory = torch.empty(size + ALIGN, dtype=torch.uint8)
+    memory = torch.empty(size + ALIGN, dtype=torch.uint8, device="cpu")
     skip = -memory.data_ptr() % ALIGN
     return memory[skip : skip + size]
-
-
-class WeightStream:
-    """Weights one after another in memory reserved for them; pages never written to cost nothing.
-
-    room: bytes that will do; what does not fit gets memory of its own.
-    """
-
-    def __init__(self, room: int) -> None:
-        self._free = aligned_bytes(room)
-        self.pieces = [self._free]
-        self.used = 0
-
-    def place(self, size: int) -> torch.Tensor:
-        """The next `size` bytes, uninitialised, from a cache line on."""
-        whole = -(-size // ALIGN) * ALIGN
-        self.used += whole
-        if whole > self._free.numel():
-            self.pieces.append(aligned_bytes(whole))
-            return self.pieces[-1][:size]
-        found, self._free = self._free[:size], self._free[whole:]
-        return found
-
-
-def room_for(shape: Sequence[int], groups: int) -> int:
-    """Bytes that no format needs more of, for an [M, K, ...] weight."""
-    columns = _product(shape[1:])
-    return (_product(shape) + 16 * groups * columns + 64 * shape[0]) * 8 + groups * 4096
 
 
 class Packer:
@@ -72,7 +51,7 @@ class Packer:
         columns: int,
         groups: int = 1,
         taps: int = 0,
-        place: Callable[[int], torch.Tensor] = aligned_bytes,
+        place: Place = aligned_bytes,
     ) -> torch.Tensor:
         """The blob of an fp32 [M, K, ...] weight, as uint8, tiled for that many columns.
 
@@ -90,6 +69,38 @@ class Packer:
         pack = self.library[f"sc_{format_}_grouped_pack"]
         if size == 0 or not pack(data, m, k, k, part, *tiles, ctypes.c_void_p(blob.data_ptr())):
             raise CodegenError(f"the {format_} packer refuses a weight of {tuple(weight.shape)}")
+        return blob
+
+    def reads_in_place(self, format_: str, parts: Sequence[torch.Tensor], columns: int) -> bool:
+        """True where a linear on that many columns should read its weight where it lies.
+
+        That is too slow on few columns, and where the rows' lines share a few sets of the cache.
+        """
+        row = parts[0].shape[1] * 4
+        plain = all(
+            p.dtype == torch.float32 and p.dim() == 2 and p.is_contiguous() and len(p)
+            for p in parts
+        )
+        large = sum(p.numel() for p in parts) * 4 >= IN_PLACE
+        wide = self.width > 4 and columns >= _WIDE * self.width
+        few = 0 < columns % self.width <= 4  # a way of its own in linear_dense.h
+        return format_ == "dense" and plain and large and wide and not few and row % _PAGE != 0
+
+    def refer(self, parts: Sequence[torch.Tensor], place: Place = aligned_bytes) -> torch.Tensor:
+        """The blob of a dense weight, `parts` one below the other, which must outlive it."""
+        count, columns = len(parts), parts[0].shape[1]
+        rows = (ctypes.c_int64 * count)(*(len(part) for part in parts))
+        pointers = (ctypes.c_void_p * count)(*(part.data_ptr() for part in parts))
+        tiles = [ctypes.c_int() for _ in range(3)]
+        sizes = [ctypes.c_int64(size) for size in (sum(rows), columns, 0, 0)]
+        self.library.sc_dense_default_tiles(*sizes, self.width, *map(ctypes.byref, tiles))
+        pieces, k = ctypes.c_int64(count), ctypes.c_int64(columns)
+        size_of = self.library.sc_rows_packed_bytes
+        size_of.restype = ctypes.c_int64
+        blob = place(size_of(rows, pieces, k, tiles[2]))
+        out = ctypes.c_void_p(blob.data_ptr())
+        if not self.library.sc_rows_pack(pointers, rows, pieces, k, *tiles, out):
+            raise CodegenError(f"the packer refuses a weight of {sum(rows)} x {columns}")
         return blob
 
     def _tiles(
@@ -115,16 +126,6 @@ def packer_for(toolchain: Toolchain) -> Packer:
     return Packer(toolchain)
 
 
-def raw_elements(value: torch.Tensor, place: Callable[[int], torch.Tensor]) -> torch.Tensor:
-    """A tensor's elements, row-major: where they lie if they are many, else copied to `place`."""
-    value = value.detach()
-    size = value.numel() * value.element_size()
-    if size >= _IN_PLACE and value.is_contiguous():
-        return value
-    copy = place(size).view(value.dtype).view(value.shape)
-    return copy.copy_(value)
-
-
 def in_planes(value: torch.Tensor, type_: TensorType, repeats: int) -> tuple[torch.Tensor, int]:
     """A constant in the planes of `type_`, its columns `repeats` times; and floats between planes.
 
@@ -135,12 +136,15 @@ def in_planes(value: torch.Tensor, type_: TensorType, repeats: int) -> tuple[tor
         raise CodegenError("a constant without a layout has no planes")
     moved = value.detach().to(torch.float32).permute(layout.order)
     rows = _product(moved.shape[: layout.planes])
-    plane = moved.reshape(rows, -1)
-    columns = plane.shape[1] * repeats
+    once = moved.numel() // max(rows, 1)
+    columns = once * repeats
     ld = lines(max(columns, 1))
     memory = aligned_bytes(max(rows, 1) * ld * 4).view(torch.float32).view(max(rows, 1), ld)
-    memory.zero_()
-    memory[:rows, :columns] = plane.repeat(1, repeats)
+    memory[:, columns:] = 0
+    parts = memory[:rows, :columns].view(
+        *moved.shape[: layout.planes], repeats, *moved.shape[layout.planes :]
+    )
+    parts.copy_(moved.unsqueeze(layout.planes))
     return memory, ld
 
 
@@ -152,7 +156,7 @@ def additive_mask(value: torch.Tensor) -> torch.Tensor:
     mask = value.detach()
     mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
     if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        mask = torch.zeros(mask.shape, device="cpu").masked_fill_(~mask, float("-inf"))
     mask = mask.to(torch.float32)
     if mask.shape[2] != 1:
         mask = mask.transpose(2, 3)

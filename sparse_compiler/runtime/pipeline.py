@@ -7,14 +7,23 @@ numbers; the compiled kernels come from the cache.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ..analysis.sparsity import SparsityFacts, sparsity_facts
-from ..codegen.cpu.build import Toolchain, cpu_features, cpu_vendor, native_width
+from ..codegen.cpu.build import (
+    Toolchain,
+    cpu_features,
+    cpu_vendor,
+    interruptible,
+    native_width,
+)
 from ..codegen.lower import lower
 from ..codegen.program import Program, Segment
 from ..errors import OptionError, ToolchainError
@@ -29,7 +38,8 @@ from ..passes.pipeline import PassRecord, run_passes
 from .clock import StepClock
 from .constants import BoundConstants
 from .executor import Executor
-from .native import NativeSegment, constants_read
+from .native import NativeSegment
+from .stream import constants_read
 from .weights import LiveWeights, WeightTimeValues
 
 log = logging.getLogger("sparse_compiler")
@@ -112,15 +122,17 @@ class Pipeline:
             self.graph, self.weights, self.options, self.hints, self.sample, self.refusal
         )
         program = self.lowered.program
-        self.segments = []  # and the weights they hold, before there are new ones
+        self.segments = []
         values = program_values(program, self.graph, self.weights.tensors)
         if program.segments:
             toolchain = toolchain_for(self.options)
             constants = BoundConstants(self.lowered.graph, program.bind, values.kept)
             profile = self.options.profile
-            self.segments = [
-                NativeSegment(s, toolchain, constants, profile=profile) for s in program.segments
-            ]
+            native = partial(
+                NativeSegment, toolchain=toolchain, constants=constants, profile=profile
+            )
+            with ThreadPoolExecutor(os.cpu_count()) as pool, interruptible():
+                self.segments = list(pool.map(native, program.segments))
         for segment in self.segments:
             segment.load_weights(values, self.lowered.context.hints)
         clock = StepClock(program.steps) if self.options.profile else None

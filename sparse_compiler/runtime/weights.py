@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -18,9 +18,18 @@ from ..errors import InputError
 from ..ir.graph import Graph, Node
 from ..ir.interpret import run_node
 from ..ir.types import tensor_type
-
+from ..ops.cat import Cat
+from ..ops.pack import Pack
 
 _VERSION, _WANTS_GRAD = attrgetter("_version"), attrgetter("requires_grad")
+
+
+def wants_grad(tensors: Iterable[Any]) -> bool:
+    """True if any of them, all tensors or not, asks for gradients."""
+    try:
+        return True in map(_WANTS_GRAD, tensors)
+    except AttributeError:  # not all are tensors, which is for a later check to refuse
+        return False
 
 
 class LiveWeights:
@@ -32,7 +41,7 @@ class LiveWeights:
         self.module = module
         self.tensors = dict(params)
         self._aliases = {} if module is None else _aliases(module, self.tensors)
-        self._slots: list[tuple[dict[str, Any], str, Any]] = []
+        self._slots: tuple[Sequence[dict[str, Any]], Sequence[str], Sequence[Any]] = (), (), ()
         self._versions: tuple[list[torch.Tensor], list[int]] = [], []
         self.trackable = True
         """False where a parameter was made in inference mode and has no version."""
@@ -42,7 +51,9 @@ class LiveWeights:
     def mark(self) -> None:
         """Takes the present state as known, and finds replaced parameters again."""
         if self.module is not None:
-            self._slots, found = _slots(self.module, {**self.tensors, **self._aliases})
+            slots, found = _slots(self.module, {**self.tensors, **self._aliases})
+            holders, keys, values = zip(*slots, strict=True) if slots else ((), (), ())
+            self._slots = holders, keys, values
             self.tensors |= {name: found[name] for name in self.tensors if name in found}
             self._untied = [n for n, of in self._aliases.items() if found.get(n) is not found[of]]
         self.trackable = not any(t.is_inference() for t in self.tensors.values())
@@ -53,16 +64,16 @@ class LiveWeights:
         """Takes the present state of these as known, which the graph itself has written."""
         watched, versions = self._versions
         written = {id(self.tensors[name]) for name in names if name in self.tensors}
-        known = [t._version if id(t) in written else v for t, v in zip(watched, versions)]
+        pairs = zip(watched, versions, strict=True)
+        known = [t._version if id(t) in written else v for t, v in pairs]
         self._versions = watched, known
 
     def changed(self) -> bool:
         """True if a parameter was replaced or written to since `mark`."""
-        for holder, key, value in self._slots:
-            if holder.get(key) is not value:
-                return True
+        holders, keys, values = self._slots
         watched, versions = self._versions
-        return list(map(_VERSION, watched)) != versions
+        same = all(map(is_, map(dict.get, holders, keys), values))
+        return not same or list(map(_VERSION, watched)) != versions
 
     def check(self, graph: Graph) -> None:
         """Raises `InputError` where the weights are no longer those that `graph` was made for."""
@@ -85,7 +96,7 @@ class LiveWeights:
 
     def needs_grad(self) -> bool:
         """True if any parameter asks for gradients."""
-        return True in map(_WANTS_GRAD, self._versions[0] or self.tensors.values())
+        return wants_grad(self._versions[0] or self.tensors.values())
 
 
 def _aliases(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -142,6 +153,7 @@ class WeightTimeValues:
         self._graph, self._nodes = graph, {node.name: node for node in nodes}
         self._order = {name: i for i, name in enumerate(self._nodes)}
         self._held: dict[str, Any] = {}
+        self._params = frozenset(params)
         self.kept: dict[str, Any] = {name: tensor.detach() for name, tensor in params.items()}
         lasting = [name for name in dict.fromkeys(kept) if name in self._nodes]
         self._left = Counter([*reads, *lasting])
@@ -159,6 +171,24 @@ class WeightTimeValues:
                 inputs = [self._read(value) for value in node.inputs]
                 self._held[node.name] = run_node(node, inputs, {}, self._graph.objects)
         return self._read(name)
+
+    def parts(self, name: str) -> list[torch.Tensor] | None:
+        """The parameters that the value of `name` is, one below the other; None if it is computed.
+
+        What they are made into instead need not be taken.
+        """
+        if name in self._params:
+            return [self.kept[name]]
+        node = self._nodes.get(name)
+        if node is None or not (node.op == Cat(0) or isinstance(node.op, Pack)):
+            return None
+        found: list[torch.Tensor] = []
+        for value in node.inputs:
+            parts = self.parts(value)
+            if parts is None:
+                return None
+            found += parts
+        return found
 
     def _read(self, name: str) -> Any:
         if name in self.kept:

@@ -7,16 +7,17 @@ layout pass does, but tries every order of planes whether or not a model would m
 import ctypes
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from sparse_compiler.codegen import plan
 from sparse_compiler.codegen.cpu.build import Toolchain, build, load_library, native_width
 from sparse_compiler.codegen.cpu.source import print_segment
 from sparse_compiler.codegen.lower import lower
-from sparse_compiler.codegen.program import Program, Segment
+from sparse_compiler.codegen.program import Segment
 from sparse_compiler.errors import InputError, VerifyError
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.ir.graph import Builder, Graph, Range
@@ -40,6 +41,26 @@ BATCH = "B"
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """Limits of `codegen.plan`: small ones make of small cases chunks, and of chunks turns."""
+
+    chunk: int = plan.CHUNK_COLUMNS
+    alone: int = plan.ALONE_COLUMNS
+    split: int = plan.SPLIT_COLUMNS
+
+    def limits(self) -> dict[str, int]:
+        """By the name of the constant."""
+        return {
+            "CHUNK_COLUMNS": self.chunk,
+            "ALONE_COLUMNS": self.alone,
+            "SPLIT_COLUMNS": self.split,
+        }
+
+
+SHARING = (Sharing(), Sharing(chunk=1, alone=1 << 30, split=1), Sharing(chunk=12, alone=1))
+
+
+@dataclass(frozen=True)
 class Mode:
     """layouts: per input, None for a constant that is read as it is; format: of a weight."""
 
@@ -48,7 +69,9 @@ class Mode:
     format: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{'constant ' * c}{{{lo}}}" for c, lo in zip(self.constant, self.layouts)]
+        parts = [
+            f"{'constant ' * c}{{{lo}}}" for c, lo in zip(self.constant, self.layouts, strict=True)
+        ]
         return ", ".join([*parts, self.format]) if self.format else ", ".join(parts)
 
 
@@ -78,13 +101,15 @@ def modes(case: Case) -> list[Mode]:
     for constant in _constants(case.op, len(types)):
         for guess in guesses(types):
             laid = tuple(
-                t.laid_out(guess) if t.rank == len(guess.order) and not fixed else t
+                t.laid_out(guess)
+                if t.rank == len(guess.order) and t.dtype == "f32" and not fixed
+                else t
                 for t, fixed in zip(types, constant, strict=True)
             )
             layouts = case.op.planar(laid, constant)
             if not isinstance(layouts, No):
                 found |= dict.fromkeys(_accepted(case.op, types, constant, layouts))
-        if case.op.rows or case.op.view:
+        if case.op.row_major(types) is None:
             rows = tuple(
                 None if c else Layout.rows(t.rank) for t, c in zip(types, constant, strict=True)
             )
@@ -94,7 +119,9 @@ def modes(case: Case) -> list[Mode]:
 
 def _relayouts(op: Relayout, x: TensorType) -> list[Mode]:
     """From a torch tensor and from every native order."""
-    layouts = [None, Layout.rows(x.rank), *guesses((x,))]
+    if op.planes and x.dtype != "f32":
+        return []
+    layouts = [None, Layout.rows(x.rank), *(guesses((x,)) if x.dtype == "f32" else ())]
     if op.order and op.planes == 0 and op.order != Layout.rows(x.rank).order:
         return []  # not a native order
     return [Mode((False,), (layout,)) for layout in dict.fromkeys(layouts)]
@@ -276,21 +303,16 @@ class Uses:
             segment.load_weights(values, hints)
         return Executor(use_.graph, program, segments, values.kept)
 
-    def problems(self, threads: Sequence[int] = (1, 2, 3)) -> Iterator[str]:
-        """What differs from the interpreter, in words."""
-        before = torch.get_num_threads()
-        try:
-            for i, (use_, program) in enumerate(zip(self.uses, self.programs, strict=True)):
-                expected = interpret(use_.graph, use_.inputs, use_.params)
-                run = self.executor(i)
-                for count in threads:
-                    torch.set_num_threads(count)
-                    for got, want in zip(run(use_.inputs), expected, strict=True):
+    def problems(self) -> Iterator[str]:
+        """What differs from the interpreter, in words, however threads share the samples."""
+        for i, (use_, program) in enumerate(zip(self.uses, self.programs, strict=True)):
+            expected = interpret(use_.graph, use_.inputs, use_.params)
+            for way in SHARING:
+                for count, results in shared_out(way, lambda: self.executor(i), use_.inputs):  # noqa: B023
+                    for got, want in zip(results, expected, strict=True):
                         problem = mismatch(got, want)
                         if problem is not None:
-                            yield f"{count} threads: {problem}\n{use_}\n{_text(program)}"
-        finally:
-            torch.set_num_threads(before)
+                            yield f"{count} threads, {way}: {problem}\n{use_}\n{program}"
 
 
 def _function(library: ctypes.CDLL | None, name: str) -> object:
@@ -298,5 +320,20 @@ def _function(library: ctypes.CDLL | None, name: str) -> object:
     return library[name]
 
 
-def _text(program: Program) -> str:
-    return str(program)
+def shared_out(
+    way: Sharing, make: Callable[[], Executor], inputs: Sequence[torch.Tensor]
+) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+    """(threads, results) with 1, 2 and 3 threads and these limits of sharing."""
+    before = torch.get_num_threads()
+    limits = {name: getattr(plan, name) for name in way.limits()}
+    try:
+        for name, value in way.limits().items():
+            setattr(plan, name, value)
+        run = make()
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            yield count, run(inputs)
+    finally:
+        torch.set_num_threads(before)
+        for name, value in limits.items():
+            setattr(plan, name, value)

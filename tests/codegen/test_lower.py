@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.codegen.lower import lower
@@ -18,6 +19,7 @@ from sparse_compiler.options import Options
 from sparse_compiler.passes.base import Context
 from sparse_compiler.passes.pipeline import run_passes
 from tests.codegen.random_graphs import RandomGraph, random_graphs
+from tests.codegen.random_images import random_images
 
 SETTINGS = settings(
     deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -111,15 +113,33 @@ def check_memory(segment: Segment, hints: dict[str, int], threads: int) -> None:
         assert meets(segment, first.last, second.first, split=split), f"b{a}, b{b}\n{segment}"
 
 
-@settings(SETTINGS, max_examples=60)
-@given(random_graphs())
-def test_waits_and_memory_of_random_graphs(case: RandomGraph) -> None:
+def check_program(case: RandomGraph) -> None:
+    """The waits and the memory of all segments, and that lowering gives the same again."""
     program = lower(laid_out(case))
     for segment in program.segments:
         check_waits(segment)
         for threads in (1, 2, 3):
             check_memory(segment, dict(case.hints), threads)
     assert str(lower(laid_out(case))) == str(program)
+
+
+@settings(SETTINGS, max_examples=30)
+@given(random_graphs())
+def test_waits_and_memory_of_random_graphs(case: RandomGraph) -> None:
+    check_program(case)
+
+
+@settings(SETTINGS, max_examples=20)
+@given(random_images())
+def test_waits_and_memory_of_random_images(case: RandomGraph) -> None:
+    check_program(case)
+
+
+@pytest.mark.slow
+@settings(SETTINGS, max_examples=200)
+@given(st.one_of(random_graphs(16), random_images(16)))
+def test_waits_and_memory_of_more_graphs(case: RandomGraph) -> None:
+    check_program(case)
 
 
 @pytest.mark.parametrize("tokens", [32, 64, 100, 128, 197])

@@ -147,6 +147,31 @@ static void check_dense(const Case& c, std::mt19937& random) {
           });
 }
 
+// The rows in up to three pieces, anywhere in memory.
+static void check_rows(const Case& c, std::mt19937& random) {
+  if (W == 4) return;  // no kernel
+  where = "rows " + std::to_string(c.M) + "x" + std::to_string(c.K) + " n " + std::to_string(c.n) +
+          " tile " + std::to_string(c.k_tile) + " threads " + std::to_string(c.threads);
+  const auto w = random_weight(c, c.K, random);
+  std::vector<std::vector<float>> pieces;
+  std::vector<const float*> piece;
+  std::vector<int64_t> rows;
+  for (int64_t m = 0; m < c.M; m += rows.back()) {
+    const bool end = pieces.size() == 2;
+    rows.push_back(end ? c.M - m : 1 + int64_t(random() % (c.M - m)));
+    pieces.emplace_back(w.begin() + m * c.K, w.begin() + (m + rows.back()) * c.K);
+  }
+  for (const auto& p : pieces) piece.push_back(p.data());
+  const int block = dense_rows(W), count = int(rows.size());
+  Blob blob(sc_rows_packed_bytes(rows.data(), count, c.K, block));
+  expect(sc_rows_pack(piece.data(), rows.data(), count, c.K, c.k_tile, c.panel, block, blob.data),
+         "pack");
+  compare(c, w, c.K, blob.data, random,
+          [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const Epilogue& e) {
+            linear_dense(team, blob.data, x, ld, y, ld, c.n, scratch, e);
+          });
+}
+
 static void check_cases() {
   std::mt19937 random(3);
   const auto pick = [&](std::vector<int> from) { return from[random() % from.size()]; };
@@ -163,7 +188,7 @@ static void check_cases() {
                      pick({1, 2, 3, 7, 16, 17, 49, 64, 128, 197}), pick({0, 5, 10, 50, 100}) / 100.,
                      pick({1, 7, 64, 128, 1000}), pick({1, 2, 4, 8, 12, 16}),
                      pick({1, 6, 16, 64, 300}), pick({1, 2, 3, 4, 7, 64})});
-  for (const Case& c : cases) check_csr(c, random), check_dense(c, random);
+  for (const Case& c : cases) check_csr(c, random), check_dense(c, random), check_rows(c, random);
 }
 
 // NaN and Inf travel from x through non-zeros only, from weights always.

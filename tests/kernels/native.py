@@ -50,7 +50,7 @@ def libraries(source: str, cache: Path, *extra: str) -> dict[int, ctypes.CDLL]:
     folder.mkdir(exist_ok=True)
     out = {w: folder / f"{Path(source).stem}{w}.so" for w in WIDTHS}
     with FileLock(folder / f"{source}.lock"):
-        flags = ("-O1", "-shared", "-fPIC", *extra)
+        flags = ("-O2", "-shared", "-fPIC", *extra)  # below, GCC fuses no multiply-adds
         builds = [start_build(source, p, w, *flags) for w, p in out.items() if not p.exists()]
         for build in builds:
             finish_build(build)

@@ -19,7 +19,7 @@ WIDTHS = (4, 8, 16)
 X86 = platform.machine() in ("x86_64", "AMD64")
 # What the compiler is asked for per width on x86; assembly needs no CPU to run on.
 MARCH = {4: "x86-64-v2", 8: "x86-64-v3", 16: "x86-64-v4"}
-INSTANCES = {"csr": 8, "dense": 2}
+INSTANCES = {"csr": 8, "dense": 2, "rows": 2}
 
 
 def cpu_flags() -> set[str]:
@@ -82,7 +82,9 @@ def functions(assembly: str) -> dict[str, list[str]]:
     """Demangled kernel instance, such as csr_block<4>, to the lines of its body."""
     found = {}
     for match in re.finditer(
-        r"^(_ZN2sc\d+(csr|dense)_blockILi(\d+)E\w*):\n(.*?)^\t\.size\t\1", assembly, re.M | re.S
+        r"^(_ZN2sc\d+(csr|dense|rows)_blockILi(\d+)E\w*):\n(.*?)^\t\.size\t\1",
+        assembly,
+        re.M | re.S,
     ):
         found[f"{match[2]}<{match[3]}>"] = match[4].splitlines()
     return found

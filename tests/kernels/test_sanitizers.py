@@ -35,11 +35,17 @@ def test_other_widths(name: str, width: int, tmp_path: Path) -> None:
     run_sanitized(name, width, tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["int* p = new int[4]; return p[n + 3];", "return n << n + 31;"])
-def test_a_fault_is_found(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fault,said",
+    [
+        ("int* p = new int[4]; return p[n + 3];", "AddressSanitizer: heap-buffer-overflow"),
+        ("return n << (n + 31);", "runtime error: shift exponent"),
+    ],
+)
+def test_a_fault_is_found(fault: str, said: str, tmp_path: Path) -> None:
     source = tmp_path / "fault.cpp"
     source.write_text(f"int main(int n, char**) {{ {fault} }}\n")
     program = tmp_path / "fault"
     subprocess.run(["g++", *FLAGS, str(source), "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "fault.cpp" in done.stderr
+    assert done.returncode != 0 and said in done.stderr

@@ -322,3 +322,23 @@ def test_a_mask_does_not_take_f32_out_of_planes():
         PASS,
         "mixed_dtypes",
     )
+
+
+def test_rounding_to_another_dtype_stays_out_of_kernels():
+    """bfloat16 between f32 and f32: the epilogue's vectors know no such numbers."""
+    check_pass(
+        LINEAR
+        + """
+        %a: bf16[s0, 5] = pointwise[expr="bf16(x0)"](%fc)
+        %y: f32[s0, 5] = pointwise[expr="f32(x0)"](%a)
+        %z: f32[s0, 5] = pointwise[expr="relu(x0)"](%y)
+        return %z
+        """,
+        PASS,
+        LINEAR
+        + """
+        %y: f32[s0, 5] = pointwise[expr="f32(bf16(x0))"](%fc)
+        %z: f32[s0, 5] = pointwise[expr="relu(x0)"](%y)
+        return %z
+        """,
+    )

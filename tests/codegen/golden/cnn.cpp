@@ -44,8 +44,8 @@ struct F2 {  // x0
   }
 };
 
-// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
-// times at which the first thread passed each call.
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or where
+// the first thread adds up its seconds: in each call, waiting before each, at the end of chunks.
 static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
                  const void* const* weight, const int64_t* const d, float* const memory,
                  int64_t* const error, double* const clock) {
@@ -88,7 +88,8 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   float* const b6 = frame.buffer<float>(d + 30);
   float* const f6 = b6;
   (void)b6, (void)f6;
-  for (int64_t first = frame.begin; first < frame.samples; first += frame.step) {
+  for (int64_t first = frame.begin; first < frame.samples;
+       first += frame.step) {
     const int64_t here = least(frame.per, frame.samples - first);
     const int64_t n0 = here * span0.queries;
     (void)n0;

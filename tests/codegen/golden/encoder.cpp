@@ -42,8 +42,8 @@ struct F2 {  // add(mul(x0, x1), x2)
   }
 };
 
-// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
-// times at which the first thread passed each call.
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or where
+// the first thread adds up its seconds: in each call, waiting before each, at the end of chunks.
 static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
                  const void* const* weight, const int64_t* const d, float* const memory,
                  int64_t* const error, double* const clock) {
@@ -77,7 +77,8 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   float* const b5 = frame.buffer<float>(d + 19);
   float* const f5 = frame.first_buffer<float>(d + 19, part0);
   (void)b5, (void)f5;
-  for (int64_t first = frame.begin; first < frame.samples; first += frame.step) {
+  for (int64_t first = frame.begin; first < frame.samples;
+       first += frame.step) {
     const int64_t here = least(frame.per, frame.samples - first);
     const int64_t n0 = here * span0.queries;
     (void)n0;
@@ -91,10 +92,10 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
     // %v
     linear_dense(team0, weight[2], b0, ld0, b3, ld0, n0, scratch, F0{});
     // %mask.flat
-    strided_to_planes<bool, ToAdditive>(team, frame.input<bool>(1) + first * 7, Strided{{1, here, 1}, {0, 7, 7}, 1}, 7, b4, 16);
+    mask_to_planes(team, frame.input<bool>(1) + first * 7, Strided{{1, here, 1}, {0, 7, 7}, 1}, 7, b4, 16);
     team.sync();
     // %a
-    attend(team0, b1, ld0, f2, ld0, f3, ld0, b5, ld0, here, 2, 1, queries0, 7, 8, 8, 0.3535533845424652f, false, b4, 16, 0, 1, 0, 0, start0, part0, part_stride, scratch);
+    attend(team0, b1, ld0, f2, ld0, f3, ld0, b5, ld0, here, 2, 1, queries0, 7, 8, 8, 0.3535533845424652f, false, false, b4, 16, 0, 1, 0, 0, start0, part0, part_stride, scratch);
     team0.sync();
     // %n
     layer_norm(team0, 16, n0, 9.999999747378752e-06f, nullptr, 0, b5, ld0, F1{b5, ld0}, F2{frame.constant<float>(3), frame.constant<float>(4)});

@@ -29,10 +29,13 @@ struct F1 {  // add(x1, x0)
     (void)row, (void)col;
     return (x1 + x0);
   }
+  SC_INLINE void fetch(int64_t row, int64_t col) const {
+    __builtin_prefetch(p1 + row * ld1 + col);
+  }
 };
 
-// What thread `id` does. error: a place for each call that checks indices; clock: null, or the
-// times at which the first thread passed each call.
+// What thread `id` does. error: a place for each call that checks indices; clock: null, or where
+// the first thread adds up its seconds: in each call, waiting before each, at the end of chunks.
 static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
                  const void* const* weight, const int64_t* const d, float* const memory,
                  int64_t* const error, double* const clock) {
@@ -54,7 +57,8 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   float* const b2 = frame.buffer<float>(d + 13);
   float* const f2 = b2;
   (void)b2, (void)f2;
-  for (int64_t first = frame.begin; first < frame.samples; first += frame.step) {
+  for (int64_t first = frame.begin; first < frame.samples;
+       first += frame.step) {
     const int64_t here = least(frame.per, frame.samples - first);
     const int64_t n0 = here * span0.queries;
     (void)n0;

@@ -1,0 +1,125 @@
+"""The constants of a segment in memory: packed one after another in the order of their use.
+
+Nothing is held twice that need not be: each value is made, packed into its place and freed before
+the next; large tables, and dense weights that would take much memory, are read where they lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..codegen.program import Segment, WeightEntry
+from ..ir.types import torch_dtype
+from .packing import ALIGN, IN_PLACE, Packer, Place, aligned_bytes, lines
+from .weights import WeightTimeValues
+
+_COPIES = 64 << 20  # bytes of dense weights that may be held twice: 2 % faster than in place
+
+
+@dataclass(frozen=True)
+class Held:
+    """A constant as kernels read it. bytes: of its numbers; parts: parameters it refers to."""
+
+    value: torch.Tensor
+    bytes: int
+    parts: tuple[torch.Tensor, ...]
+
+    packed_density: float | None = None
+
+    @property
+    def density(self) -> float:
+        """The share of non-zeros."""
+        return density([self.value]) if self.packed_density is None else self.packed_density
+
+
+@dataclass(frozen=True)
+class HeldWeights:
+    """The weights of a segment: `held` by number; `values` by name, for what sizes change."""
+
+    held: Mapping[int, Held]
+    values: Mapping[str, torch.Tensor]
+
+
+class WeightStream:
+    """Weights one after another in memory reserved for them; pages never written to cost nothing.
+
+    room: bytes that will do; what does not fit gets memory of its own.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._free = aligned_bytes(room)
+        self.pieces = [self._free]
+        self.used = 0
+
+    def place(self, size: int) -> torch.Tensor:
+        """The next `size` bytes, uninitialised, from a cache line on."""
+        whole = -(-size // ALIGN) * ALIGN
+        self.used += whole
+        if whole > self._free.numel():
+            self.pieces.append(aligned_bytes(whole))
+            return self.pieces[-1][:size]
+        found, self._free = self._free[:size], self._free[whole:]
+        return found
+
+
+def constants_read(segment: Segment) -> tuple[list[str], list[str]]:
+    """Names of weight-time values that `hold_weights` takes, and of those read once bound."""
+    packed = [entry.name for entry in segment.weights if not entry.per_shape]
+    return packed, [entry.name for entry in segment.weights if entry.per_shape]
+
+
+def hold_weights(
+    segment: Segment, values: WeightTimeValues, columns: Mapping[int, int], packer: Packer
+) -> HeldWeights:
+    """Packs what does not depend on sizes. columns: those that each packed weight is applied to."""
+    entries = {i: e for i, e in enumerate(segment.weights) if not e.per_shape}
+    stream = WeightStream(sum(map(_room, entries.values())))
+    dense = [e for e in entries.values() if e.kind == "packed" and e.type.format == "dense"]
+    copy = sum(_numel(e) for e in dense) * 4 <= _COPIES
+    held = {}
+    for i, entry in entries.items():
+        if entry.kind != "packed":
+            held[i] = _raw(values.take(entry.name), stream.place)
+            continue
+        parts = None if copy or entry.taps else values.parts(entry.name)
+        format_, wide = str(entry.type.format), columns.get(i, 1)
+        if parts and packer.reads_in_place(format_, parts, wide):
+            size = sum(part.numel() for part in parts) * 4
+            held[i] = Held(packer.refer(parts, stream.place), size, tuple(parts), density(parts))
+            continue
+        value = values.take(entry.name)
+        blob = packer.pack(format_, value, wide, entry.groups, entry.taps, stream.place)
+        held[i] = Held(blob, blob.numel(), (), density([value]))
+    return HeldWeights(held, values.kept)
+
+
+def density(parts: Sequence[torch.Tensor]) -> float:
+    """The share of non-zeros."""
+    total = sum(part.numel() for part in parts)
+    return sum(int(torch.count_nonzero(part)) for part in parts) / max(1, total)
+
+
+def _raw(value: torch.Tensor, place: Place) -> Held:
+    """A tensor's elements, row-major: where they lie if they are many, else copied."""
+    value = value.detach()
+    size = value.numel() * value.element_size()
+    if size < IN_PLACE or not value.is_contiguous():
+        value = place(size).view(value.dtype).view(value.shape).copy_(value)
+    return Held(value, size, ())
+
+
+def _room(entry: WeightEntry) -> int:
+    """Bytes for a constant in the stream: no format needs more of."""
+    numel, rows = _numel(entry), int(entry.type.shape[0]) if entry.type.rank else 1
+    if entry.kind != "packed":
+        return lines(numel * torch_dtype(entry.type.dtype).itemsize // 4 + 1) * 4
+    columns = numel // max(1, rows)
+    return (numel + 16 * entry.groups * columns + 64 * rows) * 8 + entry.groups * 4096
+
+
+def _numel(entry: WeightEntry) -> int:
+    return math.prod(int(size) for size in entry.type.shape)
