@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -232,14 +232,15 @@ def _compile(source: str, toolchain: Toolchain, library: Path) -> None:
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run`; `interruptible` in another thread may end it."""
+    pipe = subprocess.PIPE  # a session of its own: a compiler is several processes
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as process:
         _running.add(process)
         try:
             out, err = process.communicate()
-        except BaseException:  # an interrupt, as subprocess.run does
-            process.kill()
+        except KeyboardInterrupt:
+            _kill(process)
             raise
         finally:
             _running.discard(process)
@@ -253,8 +254,13 @@ def interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         for process in tuple(_running):
-            process.kill()
+            _kill(process)
         raise
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _failure(

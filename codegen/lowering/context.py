@@ -206,6 +206,8 @@ class Lowering:
         place = self.places.get((name, group))
         if owner is None or not isinstance(place, Planes) or self.last_use[owner] is not node:
             return False
+        if place.space != self.space(node.name, group):
+            return False  # an operand of fewer columns
         whole = place.first == 0 and place.rows == self.buffers[place.buffer].size
         return whole and place.rows == self.rows(node.name) and self._alone(place)
 

@@ -60,9 +60,13 @@ def conv_tiles(shape: ConvShape, machine: Machine) -> int:
     density = shape.nnz / max(1, shape.rows * shape.columns)
     if shape.taps == 1:
         one = LinearShape(shape.rows, shape.columns, shape.nnz, shape.n)
-        return math.ceil(shape.columns / tile_depth(one, machine))
-    if machine.vector > 8:
-        kilobytes = 37 if density >= 0.07 else 74 if density >= 0.03 else 192
+        if machine.vector <= 8:
+            return math.ceil(shape.columns / tile_depth(one, machine))
+        kilobytes = 56 if density >= 0.15 else 80 if density >= 0.07 else 128
+        kilobytes = kilobytes if density >= 0.03 else 192
+    elif machine.vector > 8:
+        kilobytes = 37 if density >= 0.15 else 60 if density >= 0.07 else 120
+        kilobytes = kilobytes if density >= 0.03 else 192
     else:
         kilobytes = 37 if density >= 0.15 else 74 if density >= 0.07 else 148
     channels = max(1, kilobytes * 1024 // 256 // shape.taps)  # a row of a panel: 256 bytes

@@ -6,6 +6,7 @@ format it has; `torch.compiler.reset()` lets the compiler choose anew.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -41,23 +42,33 @@ class HostedSegment:
         self._bind, needed = _slice(program.bind, weights)
         self._setup, needed = _slice(program.setup, [*weights, *sorted(needed)])
         self.weights = LiveWeights({n: t for n, t in params.items() if n in needed})
+        self._lock = threading.Lock()
         self._pack()
 
     def run(
         self, tensors: Sequence[torch.Tensor], symbols: Mapping[str, int] | None = None
     ) -> list[torch.Tensor]:
         """Results for inputs in the order of `inputs`, with the weights as they are now."""
-        if self.weights.changed():
-            self._pack()
+        if self._outdated:
+            with self._lock:  # a thread that finds the weights changed makes the others wait
+                if self._outdated:
+                    self._pack()
         return self.native.run(tensors, symbols)
 
+    @property
+    def _outdated(self) -> bool:
+        # In this order: packing first says that it goes on, and then takes the change as known.
+        return self.weights.changed() or self._stale
+
     def _pack(self) -> None:
+        self._stale = True  # until the end: a failure must not leave the old weights in use
         self.weights.mark()
         packed, later = constants_read(self.native.segment)
         later += [name for node in self._bind for name in node.inputs]
         values = WeightTimeValues(self._graph, self._setup, self.weights.tensors, packed, later)
         self.native.constants = BoundConstants(self._graph, self._bind, values.kept)
         self.native.load_weights(values, self._hints)
+        self._stale = False
 
 
 def build_segments(

@@ -96,7 +96,8 @@ class NativeSegment:
         self.constants = constants
         self.inputs = tuple(name for name, _ in segment.inputs)
         self.outputs = tuple(name for name, _ in segment.outputs)
-        with ThreadPoolExecutor(1) as pool, interruptible():  # two compilers at a time where neither is cached
+        # Two compilers at a time, where neither result is cached.
+        with ThreadPoolExecutor(1) as pool, interruptible():
             packer = pool.submit(packer_for, toolchain)
             self.library_path = build(print_segment(segment, profile=profile), toolchain)
             self._packer = packer.result()

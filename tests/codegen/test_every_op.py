@@ -22,6 +22,7 @@ IN_TORCH = {
     "torch_call": "an op of torch's",
 }
 NATIVE = sorted(set(OPS) - set(IN_TORCH))
+SLOW_TO_COMPILE = {"matmul", "reduce"}
 
 
 def cases(name: str, count: int, number: int = 0) -> list[Case]:
@@ -75,7 +76,7 @@ def test_every_op_is_native_or_says_why_not() -> None:
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_op_agrees_with_the_interpreter(kernel_cache: Path, name: str) -> None:
-    made = differing(uses(name, 12, 3), 2)
+    made = differing(uses(name, 12, 3), 1 if name in SLOW_TO_COMPILE else 2)
     assert made
     assert not list(Uses(made, kernel_cache).problems())
 
