@@ -478,14 +478,14 @@ void sc_csr_conv_tiles(int64_t M, int64_t K, int64_t nnz, int64_t n, int64_t tap
   const double density = double(nnz) / (double(M) * double(K));
   if (taps <= 1) {
     const int64_t most = density >= .15 ? 56 : density >= .07 ? 80 : density >= .03 ? 128 : 192;
-    if (width > 8) *k_tile = even_tiles(most, K, *panel_vectors * width * 4);
+    *k_tile = even_tiles(most, K, *panel_vectors * width * 4);
     return;
   }
   const int64_t vectors = (n + width - 1) / width, good = std::min(64 / width, 8);
   if (vectors > 6 * good) *panel_vectors = int(good);
   const int64_t kilobytes =
       width > 8 ? (density >= .15 ? 37 : density >= .07 ? 60 : density >= .03 ? 120 : 192)
-                : (density >= .15 ? 37 : density >= .07 ? 74 : 148);
+                : (density >= .15 ? 48 : density >= .07 ? 110 : 192);
   const int64_t most = kilobytes * 1024 / (*panel_vectors * width * 4);
   *k_tile = whole_channels(std::min<int64_t>(most, kMaxTile), K, taps);
 }

@@ -95,7 +95,9 @@ def _mask(low: Lowering, node: Node, tokens: int | None) -> Mask:
     )
     period = shape[0] if full[0] and shape[0] != samples else 0
     if name in low.constants:
-        pointer: Arg = Elements("weight", low.weight(name, "mask"), "f32")
+        own = low.holds_samples(name) and not period
+        step = as_dim(low.per_sample(shape[0], name) * strides[0]) if own else 0
+        pointer: Arg = Elements("weight", low.weight(name, "mask"), "f32", step)
     else:
         key = ("mask", name)
         if key not in low.shared_work:

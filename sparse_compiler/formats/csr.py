@@ -59,16 +59,11 @@ def conv_tiles(shape: ConvShape, machine: Machine) -> int:
     """Tiles of the weight's columns, as `sc_csr_conv_tiles` in pack.cpp cuts them."""
     density = shape.nnz / max(1, shape.rows * shape.columns)
     if shape.taps == 1:
-        one = LinearShape(shape.rows, shape.columns, shape.nnz, shape.n)
-        if machine.vector <= 8:
-            return math.ceil(shape.columns / tile_depth(one, machine))
-        kilobytes = 56 if density >= 0.15 else 80 if density >= 0.07 else 128
-        kilobytes = kilobytes if density >= 0.03 else 192
-    elif machine.vector > 8:
-        kilobytes = 37 if density >= 0.15 else 60 if density >= 0.07 else 120
-        kilobytes = kilobytes if density >= 0.03 else 192
+        limits = (56, 80, 128)
     else:
-        kilobytes = 37 if density >= 0.15 else 74 if density >= 0.07 else 148
+        limits = (37, 60, 120) if machine.vector > 8 else (48, 110, 192)
+    least = next((i for i, d in enumerate((0.15, 0.07, 0.03)) if density >= d), None)
+    kilobytes = 192 if least is None else limits[least]
     channels = max(1, kilobytes * 1024 // 256 // shape.taps)  # a row of a panel: 256 bytes
     return max(1, math.ceil(shape.columns / shape.taps / channels))
 
