@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test portable slow lint bench bench-engine speed wheel-check clean
+.PHONY: help venv demo test system portable slow lint bench bench-engine speed wheel-check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(STAMP) ## ruff (rules and format) and mypy in strict mode
 	@$(BIN)/mypy
 
 # Without the right to install the cross compiler it says what it leaves out, and passes.
+system: $(STAMP) ## whole programs: documented code, benchmark processes, interrupts, full disks
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m system
+
 portable: $(STAMP) ## other instruction sets: aarch64 under qemu, AVX-512's code, 16 floats on AVX2
 	@tools/install_cross.sh
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m portable tests/portable tests/kernels

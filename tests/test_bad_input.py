@@ -145,6 +145,7 @@ def test_equal_models_share_a_library(cache: Path) -> None:
     assert not leftovers(cache)
 
 
+@pytest.mark.system
 def test_damaged_library_is_compiled_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {"cache_dir": cache}
     compiled(mlp(), X, options=options)
@@ -162,6 +163,7 @@ def test_damaged_library_is_compiled_again(cache: Path, caplog: pytest.LogCaptur
     assert "compiling it again" in caplog.text
 
 
+@pytest.mark.system
 def test_stale_lock_file(cache: Path) -> None:
     """A lock is the kernel's, and dies with its owner: a file left behind locks nothing."""
     compiled(mlp(), X, options={"cache_dir": cache})
@@ -196,6 +198,7 @@ def start(cache: Path, before: str = "", **options: object) -> "subprocess.Popen
     )
 
 
+@pytest.mark.system
 def test_two_processes_compile_the_same_kernel(
     cache: Path, fake_compiler: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -209,6 +212,7 @@ def test_two_processes_compile_the_same_kernel(
     assert not leftovers(cache)
 
 
+@pytest.mark.system
 def test_full_disk(cache: Path) -> None:
     """A limit on the size of files stands for it: the compiler cannot write its output."""
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
@@ -224,6 +228,7 @@ def test_full_disk(cache: Path) -> None:
     assert "right 1" in out, err
 
 
+@pytest.mark.system
 def test_interrupt_during_a_compile(
     cache: Path, fake_compiler: Callable[[str], str], tmp_path: Path
 ) -> None:

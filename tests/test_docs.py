@@ -85,6 +85,7 @@ def with_table(text: str) -> str:
 RUNNABLE = [name for name, page in zip(NAMES, PAGES, strict=True) if list(blocks(page.read_text()))]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.usefixtures("cached_kernels")
 def test_code_runs(name: str) -> None:

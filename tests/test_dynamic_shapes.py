@@ -28,6 +28,7 @@ HALF_HEIGHT, HALF_WIDTH = Dim("half_height", min=4, max=64), Dim("half_width", m
 STEPS, SAMPLES = Dim("steps", min=16, max=4000), Dim("samples", min=50, max=4000)
 
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.usefixtures("cached_kernels"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]

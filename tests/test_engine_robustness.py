@@ -24,6 +24,7 @@ from tests.models import zoo
 from tests.test_numbers import agree, threads
 
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.usefixtures("cached_kernels"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]

@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 SPARSITIES = (0.0, 0.7, 0.9)
 ZOO = zoo()
 DEFAULT = {name: SPARSITIES[i % 3] for i, name in enumerate(models())}
-UNIT = ("bert", "efficientnet", "llama", "lstm", "mlp", "resnet", "unet", "vit")  # 5 s a compile
+UNIT = ("bert", "efficientnet", "llama", "mlp", "unet")  # 5 s a compile
 # Each sparsity meets each batch; the zoo's networks have other sizes, so others are split.
 ALL = [(0.0, 1), (0.7, 2), (0.9, 3), (0.9, 1)]
 NATIVE_EVERYWHERE = {"bert", "distilbert", "gpt2", "llama", "lstm", "mixer", "mlp", "vit"}
@@ -137,6 +137,7 @@ def test_whole_zoo_on_older_instruction_sets(name: str, isa: str) -> None:
     check(name, 0.7, {"force_native": True, "isa": isa})
 
 
+@pytest.mark.system
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86 instruction sets")
 @pytest.mark.parametrize("isa", ["x86-64-v2", "x86-64-v3"])
 def test_older_instruction_sets(isa: str) -> None:
@@ -159,6 +160,7 @@ def test_a_wide_layer_pays_without_force() -> None:
     agree(fast(x), model(x))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["bert"])
 def test_translation_validation_and_dumps(name: str, tmp_path: Path) -> None:
     """verify=2 compares the numbers after each pass; the dump holds every stage as text."""

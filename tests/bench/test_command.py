@@ -14,6 +14,8 @@ from sparse_compiler.bench.results import Results
 
 from .fakes import make_engine
 
+pytestmark = pytest.mark.system
+
 CHECK = """
 [[ratio]]
 model = "linear-32x16"

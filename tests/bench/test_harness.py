@@ -19,6 +19,8 @@ from sparse_compiler.errors import OptionError
 
 from .fakes import TINY, make_engine, row_of, run
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 BODIES = {
     "fast": "time.sleep(0.005)",

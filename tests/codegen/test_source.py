@@ -154,6 +154,7 @@ def _input(type_: TensorType, sizes: dict[str, int], generator: torch.Generator)
     return torch.randn(shape, generator=generator)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", GRAPHS)
 def test_no_access_out_of_bounds(name: str, tmp_path: Path) -> None:
     compiler = find_compiler()

@@ -164,6 +164,7 @@ print("done")
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "run",
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.native import WIDTHS, libraries
+from tests.kernels.native import EACH_WIDTH, Libraries
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +18,9 @@ def seed() -> None:
 
 @pytest.fixture(scope="session")
 def vector_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
-    return libraries("vector_kernels.cpp", kernel_cache)
+    return Libraries("vector_kernels.cpp", kernel_cache)
 
 
-@pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")
+@pytest.fixture(params=EACH_WIDTH, ids=lambda w: f"W{w}")
 def lib(request: pytest.FixtureRequest, vector_libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
     return vector_libraries[request.param]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.native import WIDTHS, libraries, row_stride
+from tests.kernels.native import EACH_WIDTH, Libraries, row_stride
 
 DIMS = ctypes.c_int64 * 3
 
@@ -18,10 +18,10 @@ DIMS = ctypes.c_int64 * 3
 @pytest.fixture(scope="session")
 def image_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
     """image_kernels.cpp for each vector width."""
-    return libraries("image_kernels.cpp", kernel_cache)
+    return Libraries("image_kernels.cpp", kernel_cache)
 
 
-@pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")
+@pytest.fixture(params=EACH_WIDTH, ids=lambda w: f"W{w}")
 def lib(request: pytest.FixtureRequest, image_libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
     return image_libraries[request.param]
 

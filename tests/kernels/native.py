@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pytest
 import torch
 from filelock import FileLock
 from torch import Tensor
+
+from sparse_compiler.codegen.cpu.build import native_width
 
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "codegen" / "cpu"
@@ -22,6 +25,9 @@ FLAGS = [
     "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi", "-Werror",
 ]  # fmt: skip
 WIDTHS = (4, 8, 16)
+NATIVE = native_width()
+EACH_WIDTH = [w if w == NATIVE else pytest.param(w, marks=pytest.mark.portable) for w in WIDTHS]
+"""This machine's own in the unit tests, the others by `make portable`."""
 PROGRAMS = {
     "attention, norms, functions": "vector_sanitize.cpp",
     "convolution": "conv_sanitize.cpp",
@@ -44,17 +50,23 @@ def finish_build(build: subprocess.Popen[str]) -> None:
     assert build.returncode == 0, errors
 
 
-def libraries(source: str, cache: Path, *extra: str) -> dict[int, ctypes.CDLL]:
-    """`source` as a library for each width, compiled by the first of a session's workers."""
-    folder = cache / "tests"
-    folder.mkdir(exist_ok=True)
-    out = {w: folder / f"{Path(source).stem}{w}.so" for w in WIDTHS}
-    with FileLock(folder / f"{source}.lock"):
-        flags = ("-O2", "-shared", "-fPIC", *extra)  # below, GCC fuses no multiply-adds
-        builds = [start_build(source, p, w, *flags) for w, p in out.items() if not p.exists()]
-        for build in builds:
-            finish_build(build)
-    return {w: ctypes.CDLL(str(path)) for w, path in out.items()}
+class Libraries(dict[int, ctypes.CDLL]):
+    """`source` as a library for each width, compiled when asked for by a session's first worker."""
+
+    def __init__(self, source: str, cache: Path, *extra: str) -> None:
+        super().__init__()
+        self.source, self.extra, self.folder = source, extra, cache / "tests"
+        self.folder.mkdir(exist_ok=True)
+
+    def __missing__(self, width: int) -> ctypes.CDLL:
+        path = self.folder / f"{Path(self.source).stem}{width}.so"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                # below -O2, GCC fuses no multiply-adds
+                flags = ("-O2", "-shared", "-fPIC", *self.extra)
+                finish_build(start_build(self.source, path, width, *flags))
+        self[width] = ctypes.CDLL(str(path))
+        return self[width]
 
 
 def for_each(names: str, values: Iterable[Any]) -> Callable[[Test], Test]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.native import WIDTHS, libraries
+from tests.kernels.native import EACH_WIDTH, Libraries
 
 RANK = 6
 THREADS = (1, 2, 3)
@@ -19,10 +19,10 @@ THREADS = (1, 2, 3)
 @pytest.fixture(scope="session")
 def sweep_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
     """sweep_kernels.cpp for each vector width."""
-    return libraries("sweep_kernels.cpp", kernel_cache)
+    return Libraries("sweep_kernels.cpp", kernel_cache)
 
 
-@pytest.fixture(params=WIDTHS, ids=lambda w: f"W{w}")
+@pytest.fixture(params=EACH_WIDTH, ids=lambda w: f"W{w}")
 def sweeps(request: pytest.FixtureRequest, sweep_libraries: dict[int, ctypes.CDLL]) -> ctypes.CDLL:
     return sweep_libraries[request.param]
 

@@ -7,15 +7,15 @@ On x86 also reads the assembly: the accumulators of every instance must stay in 
 import platform
 import re
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.kernels.native import EACH_WIDTH, WIDTHS
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "codegen" / "cpu"
 FLAGS = ["-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
-WIDTHS = (4, 8, 16)
 X86 = platform.machine() in ("x86_64", "AMD64")
 # What the compiler is asked for per width on x86; assembly needs no CPU to run on.
 MARCH = {4: "x86-64-v2", 8: "x86-64-v3", 16: "x86-64-v4"}
@@ -39,28 +39,20 @@ def march(width: int) -> str:
     return MARCH[max(w for w in WIDTHS if w <= width and needs[w] <= cpu_flags())]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The test program per width, built side by side."""
-    folder = tmp_path_factory.mktemp("linear")
-
-    def build(width: int) -> Path:
-        out = folder / f"linear{width}"
-        sources = [Path(__file__).with_name("linear_kernels.cpp"), KERNELS / "pack.cpp"]
-        arguments = ["-O2", f"-march={march(width)}", f"-DSC_WIDTH={width}", f"-I{KERNELS}"]
-        warnings = ["-Wall", "-Wextra", "-Werror"]
-        command = ["g++", *arguments, *FLAGS, *warnings, *map(str, sources), "-o", str(out)]
-        subprocess.run(command, check=True)
-        return out
-
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(WIDTHS, pool.map(build, WIDTHS), strict=True))
+def build(width: int, out: Path) -> None:
+    """The test program for a width."""
+    sources = [Path(__file__).with_name("linear_kernels.cpp"), KERNELS / "pack.cpp"]
+    arguments = ["-O2", f"-march={march(width)}", f"-DSC_WIDTH={width}", f"-I{KERNELS}"]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = ["g++", *arguments, *FLAGS, *warnings, *map(str, sources), "-o", str(out)]
+    subprocess.run(command, check=True)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_kernels_agree_with_double_precision(programs: dict[int, Path], width: int) -> None:
+@pytest.mark.parametrize("width", EACH_WIDTH)
+def test_kernels_agree_with_double_precision(tmp_path: Path, width: int) -> None:
     """Values, epilogue counts, special values, bounds, damaged blobs: see the C++ program."""
-    done = subprocess.run([programs[width]], capture_output=True, text=True, check=False)
+    build(width, tmp_path / "linear")
+    done = subprocess.run([tmp_path / "linear"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -10,6 +10,8 @@ from torch.export import Dim
 
 import sparse_compiler as sc
 
+pytestmark = pytest.mark.system
+
 WIDTH, HEADS = 48, 4
 
 
