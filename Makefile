@@ -46,7 +46,7 @@ lint: $(STAMP) ## ruff (rules and format) and mypy in strict mode
 
 # Without the right to install the cross compiler it says what it leaves out, and passes.
 system: $(STAMP) ## whole programs: documented code, benchmark processes, interrupts, full disks
-	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m system
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "system and not slow"
 
 portable: $(STAMP) ## other instruction sets: aarch64 under qemu, AVX-512's code, 16 floats on AVX2
 	@tools/install_cross.sh
