@@ -118,25 +118,25 @@ def share(segment: Segment, samples: int, columns: Sequence[int], threads: int) 
     if segment.single:
         per = 1
     if unit == 1:
-        per = min(_lines(per), _lines(samples))
+        per = min(lines(per), lines(samples))
     chunks = -(-samples // per)
     turns = -(-chunks // threads)
     alone = threads > 1 and samples >= turns * threads * per * EVEN
     parts = []
     for size, space in zip(columns, segment.spaces, strict=True):
-        part = _lines(-(-size // threads))
+        part = lines(-(-size // threads))
         splits = threads > 1 and not alone and space.tokens and part >= SPLIT_COLUMNS
         parts.append(part if splits and part * (threads - 1) < size else 0)
     if any(parts):
         per = 1
     ld = [
-        (_lines(part or per * size) // LINE | 1) * LINE
+        (lines(part or per * size) // LINE | 1) * LINE
         for part, size in zip(parts, columns, strict=True)
     ]
     return Sharing(samples, per, alone, threads, tuple(columns), tuple(parts), tuple(ld))
 
 
-def _lines(floats: int) -> int:
+def lines(floats: int) -> int:
     """Floats of whole cache lines."""
     return -(-floats // LINE) * LINE
 
@@ -175,7 +175,7 @@ def arrange(segment: Segment, sharing: Sharing, floats: Sequence[int]) -> Arena:
                 j for j in placed if lasting or segment.buffers[j].shared or ends[j] > buffer.first
             ]
             offsets[i] = _first_fit(alive, offsets, floats, floats[i])
-            totals[side] = max(totals[side], offsets[i] + _lines(floats[i]))
+            totals[side] = max(totals[side], offsets[i] + lines(floats[i]))
             placed.append(i)
     return Arena(tuple(offsets), tuple(local), totals[True], totals[False])
 
@@ -196,7 +196,7 @@ def _first_fit(
 ) -> int:
     place = 0
     for j in sorted(alive, key=lambda j: offsets[j]):
-        if offsets[j] - place >= _lines(size):
+        if offsets[j] - place >= lines(size):
             break
-        place = max(place, offsets[j] + _lines(floats[j]))
+        place = max(place, offsets[j] + lines(floats[j]))
     return place

@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy
 
-from sparse_compiler.codegen.cpu.expressions import float_literal
+from sparse_compiler.codegen.cpu.expressions import c_type, float_literal
 from sparse_compiler.codegen.operands import (
     Box,
     Columns,
@@ -37,24 +37,6 @@ from sparse_compiler.ir.types import Dim, symbol
 HEADER = 6  # numbers before those of spaces: samples, per, alone, scratch, local, threads
 PER_SPACE = 3  # columns, part, ld
 PER_BUFFER = 2  # local, offset
-
-C_TYPES = {
-    "f32": "float",
-    "f64": "double",
-    "i64": "int64_t",
-    "i32": "int32_t",
-    "i16": "int16_t",
-    "i8": "int8_t",
-    "u8": "uint8_t",
-    "bool": "bool",
-}
-
-
-def c_type(dtype: str) -> str:
-    """The C++ type of a dtype's elements. Raises `CodegenError` where kernels know none."""
-    if dtype not in C_TYPES:
-        raise CodegenError(f"kernels have no elements of {dtype}")
-    return C_TYPES[dtype]
 
 
 def ld_of_constant(index: int) -> sympy.Symbol:

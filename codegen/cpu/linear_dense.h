@@ -20,6 +20,22 @@ struct DenseOutput {
   bool first, last;
 };
 
+// Adds a tile of sums to what earlier k tiles left in y; the last one passes the epilogue.
+template <int R, int NB, class Epilogue>
+SC_INLINE void store_tile(V (&acc)[R][NB], const DenseOutput& o, const Epilogue& epilogue) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) {
+    if (r >= o.rows) break;
+    float* out = o.y + (o.row + r) * o.ldy + o.col;
+#pragma GCC unroll 16
+    for (int j = 0; j < NB; j++) {
+      if (!o.first) acc[r][j] += load(out + j * W);
+      if (o.last) acc[r][j] = epilogue(acc[r][j], o.row + r, o.col + j * W);
+      store(out + j * W, acc[r][j]);
+    }
+  }
+}
+
 // R of the block's rows, from w on.
 template <int NB, int R, class Epilogue>
 __attribute__((noinline)) void dense_block(const float* w, int64_t depth, const float* x,
@@ -47,17 +63,7 @@ __attribute__((noinline)) void dense_block(const float* w, int64_t depth, const 
       for (int j = 0; j < NB; j++) acc[r][j] += weight * in[j];
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++) {
-    if (r >= o.rows) break;
-    float* out = o.y + (o.row + r) * o.ldy + o.col;
-#pragma GCC unroll 16
-    for (int j = 0; j < NB; j++) {
-      if (!o.first) acc[r][j] += load(out + j * W);
-      if (o.last) acc[r][j] = epilogue(acc[r][j], o.row + r, o.col + j * W);
-      store(out + j * W, acc[r][j]);
-    }
-  }
+  store_tile(acc, o, epilogue);
 }
 
 // sums[row][c]: the first C columns of a panel of one vector.

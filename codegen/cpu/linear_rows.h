@@ -34,17 +34,7 @@ __attribute__((noinline)) void rows_block(const float* w, const float* next, int
       for (int j = 0; j < NB; j++) acc[r][j] += weight * in[j];
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kDenseRows; r++) {
-    if (r >= o.rows) break;
-    float* out = o.y + (o.row + r) * o.ldy + o.col;
-#pragma GCC unroll 16
-    for (int j = 0; j < NB; j++) {
-      if (!o.first) acc[r][j] += load(out + j * W);
-      if (o.last) acc[r][j] = epilogue(acc[r][j], o.row + r, o.col + j * W);
-      store(out + j * W, acc[r][j]);
-    }
-  }
+  store_tile(acc, o, epilogue);
 }
 
 template <class Epilogue>

@@ -13,9 +13,8 @@ from sparse_compiler.codegen.cpu.arguments import (
     PER_BUFFER,
     PER_SPACE,
     ArgumentPrinter,
-    c_type,
 )
-from sparse_compiler.codegen.cpu.expressions import scalar_code, vector_code
+from sparse_compiler.codegen.cpu.expressions import c_type, scalar_code, vector_code
 from sparse_compiler.codegen.operands import Functor, Planes, Read, ScalarFunctor, Scratch, Vector
 from sparse_compiler.codegen.program import Call, Segment
 from sparse_compiler.ir.expr import args_of

@@ -115,7 +115,7 @@ def _convert(
     type_, source = low.type(name), low.elements(name)
     if type_.dtype not in ("bool", "f32"):
         raise CodegenError(f"an attention mask of {type_.dtype}", node=f"%{name}")
-    batched = low.carried(name) and low.separation.samples != 1
+    batched = low.holds_samples(name)
     samples = low.per_sample(shape[0], name)
     count = Samples(samples) if batched else shape[0]
     _, heads, queries, keys = shape

@@ -79,7 +79,7 @@ class Lowering:
 
     def per_sample(self, dim: Dim, name: str) -> Dim:
         """A size that counts all samples -> that of one, where `name` is carried."""
-        if not self.carried(name) or self.separation.samples == 1:
+        if not self.holds_samples(name):
             return dim
         samples = self.separation.samples
         if samples == 0:

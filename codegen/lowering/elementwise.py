@@ -70,7 +70,7 @@ def samples_box(low: Lowering, name: str, shape: tuple[Dim, ...]) -> Box:
     """The box of a shape whose first dimension counts samples if the value is carried."""
     if not shape:
         return Box((1,), samples=False)
-    if low.separation.samples == 1 or not low.carried(name):
+    if not low.holds_samples(name):
         return Box(tuple(shape), samples=False)
     return Box((low.per_sample(shape[0], name), *shape[1:]), samples=True)
 

@@ -49,7 +49,7 @@ def _embedding(low: Lowering, node: Node) -> None:
         return
     out = low.result_elements(node)
     count: Arg = ids_type.numel
-    if low.separation.samples != 1 and low.carried(node.name):
+    if low.holds_samples(node.name):
         count = Samples(low.per_sample(ids_type.numel, name))
     args = (pointer, rows, width, Strided(ids, ()), count, Strided(out, (), written=True), width)
     low.emit("gather_rows", "gather.h", (*args, low.error(node)), node.name)
@@ -131,7 +131,7 @@ def _cumsum(low: Lowering, node: Node) -> None:
         raise CodegenError("not a cumsum", node=print_node(node))
     source, to = low.elements(node.inputs[0]), low.result_elements(node)
     outer: Arg = product(type_.shape[: op.dim])
-    if low.separation.samples != 1 and low.carried(node.name):
+    if low.holds_samples(node.name):
         outer = Samples(
             as_dim(low.per_sample(type_.shape[0], node.name) * product(type_.shape[1 : op.dim]))
         )
@@ -159,7 +159,7 @@ def _matmul(low: Lowering, node: Node) -> None:
     kinds = [low.type(name) for name in node.inputs]
     to = low.result_elements(node)
     sizes: list[Arg] = [1] * (3 - len(batch)) + list(batch)
-    if batch and low.separation.samples != 1 and low.carried(node.name):
+    if batch and low.holds_samples(node.name):
         sizes[3 - len(batch)] = Samples(low.per_sample(batch[0], node.name))
 
     def matrices(kind: TensorType, place: Elements, *, written: bool = False) -> Struct:

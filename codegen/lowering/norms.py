@@ -110,7 +110,7 @@ def _softmax(low: Lowering, node: Node) -> None:
     dim = op.dim % type_.rank
     place, out = low.elements(node.inputs[0]), low.result_elements(node)
     outer: Arg = product(type_.shape[:dim])
-    if low.separation.samples != 1 and low.carried(node.name):
+    if low.holds_samples(node.name):
         samples = low.per_sample(type_.shape[0], node.name)
         outer = Samples(as_dim(samples * product(type_.shape[1:dim])))
     sizes = (outer, type_.shape[dim], product(type_.shape[dim + 1 :]))

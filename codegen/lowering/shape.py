@@ -52,7 +52,7 @@ def ordered_box(
 ) -> tuple[Box, tuple[Dim, ...]]:
     """A box with the dimension of the samples first, and strides in the same order."""
     order = list(range(len(sizes)))
-    samples = batch is not None and low.separation.samples != 1 and low.carried(label)
+    samples = batch is not None and low.holds_samples(label)
     if samples and batch is not None:
         order = [batch, *(d for d in order if d != batch)]
     box = [low.per_sample(sizes[d], label) if samples and d == batch else sizes[d] for d in order]

@@ -12,18 +12,17 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import VerifyError
-from ..ir.expr import Expr, parse_expr
-from ..ir.op import OPS, Op, tensor_inputs
+from ..ir.op import OPS, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Dim, Layout, TensorType, Type, as_dim, result_layout
-from .epilogue import apply_epilogue, check_epilogue
+from .epilogue import TakesEpilogue, apply_epilogue, check_epilogue
 from .images import channel_planes, check_positive, check_shape, spatial, window_count
 from .pointwise import operand_layouts, same_dtype
 
 
 @OPS.register("conv")
 @dataclass(frozen=True)
-class Conv(Op):
+class Conv(TakesEpilogue):
     """x [B, C, *s], W [M, C/groups, *k], b [M] if `bias`, then epilogue operands x1, x2, ...
 
     stride, padding (zeros on either side), dilation: one number per dimension of the kernel.
@@ -43,11 +42,6 @@ class Conv(Op):
     output_padding: tuple[int, ...] = ()
     bias: bool = False
     epilogue: str = "x0"
-
-    @property
-    def tree(self) -> Expr:
-        """The epilogue, parsed."""
-        return parse_expr(self.epilogue)
 
     @property
     def operands(self) -> int:

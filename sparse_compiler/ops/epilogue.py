@@ -6,30 +6,30 @@ x1, x2, ...; they broadcast to the result. Conv, linear and the norms have it.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ..errors import VerifyError
-from ..ir.expr import Expr
+from ..ir.expr import Expr, parse_expr
+from ..ir.op import Op
 from ..ir.types import Dim, TensorType
 from . import scalar
 from .pointwise import broadcast
 
 
-@runtime_checkable
-class TakesEpilogue(Protocol):
-    """An op with an epilogue."""
+class TakesEpilogue(Op):
+    """An op with an epilogue: the expression as text, `x0` for none."""
 
-    @property
-    def epilogue(self) -> str:
-        """The expression as text; `x0` for none."""
+    epilogue: str
 
     @property
     def tree(self) -> Expr:
         """The expression, parsed."""
+        return parse_expr(self.epilogue)
 
     @property
     def operands(self) -> int:
         """Index of the first input that the expression reads."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where its operands begin")
 
 
 def check_epilogue(

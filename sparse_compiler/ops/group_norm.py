@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import VerifyError
-from ..ir.expr import Expr, parse_expr
-from ..ir.op import OPS, Op, tensor_inputs
+from ..ir.op import OPS, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type, result_layout
-from .epilogue import apply_epilogue, check_epilogue
+from .epilogue import TakesEpilogue, apply_epilogue, check_epilogue
 from .images import channel_planes, image_in_planes
 from .pointwise import operand_layouts, same_dtype
 
 
 @OPS.register("group_norm")
 @dataclass(frozen=True)
-class GroupNorm(Op):
+class GroupNorm(TakesEpilogue):
     """(x - mean) / sqrt(var + eps), mean and biased variance over C/groups channels of a sample.
 
     Inputs: x [B, C, ...], then gamma [C] if `scale`, then beta [C] if `shift`, then operands of the
@@ -33,11 +32,6 @@ class GroupNorm(Op):
     scale: bool = True
     shift: bool = True
     epilogue: str = "x0"
-
-    @property
-    def tree(self) -> Expr:
-        """The epilogue, parsed."""
-        return parse_expr(self.epilogue)
 
     @property
     def operands(self) -> int:

@@ -8,17 +8,16 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 
 from ..errors import VerifyError
-from ..ir.expr import Expr, parse_expr
-from ..ir.op import OPS, Op, tensor_inputs
+from ..ir.op import OPS, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type
-from . import scalar
-from .pointwise import broadcast, operand_layouts, same_dtype
+from .epilogue import TakesEpilogue, apply_epilogue, check_epilogue
+from .pointwise import operand_layouts, same_dtype
 
 
 @OPS.register("linear")
 @dataclass(frozen=True)
-class Linear(Op):
+class Linear(TakesEpilogue):
     """x [..., K], W [M, K], then b [M] if `bias`, then whatever the epilogue reads as x1, x2, ...
 
     The epilogue sees x W^T + b as x0; its other operands broadcast to the result [..., M].
@@ -28,11 +27,6 @@ class Linear(Op):
     weight_input: ClassVar[int | None] = 1
     bias: bool = False
     epilogue: str = "x0"
-
-    @property
-    def tree(self) -> Expr:
-        """The epilogue, parsed."""
-        return parse_expr(self.epilogue)
 
     @property
     def operands(self) -> int:
@@ -46,11 +40,8 @@ class Linear(Op):
             raise VerifyError(f"linear of {x.shape} with a weight of {weight.shape}")
         if self.bias and tensors[2].shape != (weight.shape[0],):
             raise VerifyError(f"a bias of {tensors[2].shape} with a weight of {weight.shape}")
-        scalar.check(self.tree, 1 + len(tensors) - self.operands)
         shape = (*x.shape[:-1], weight.shape[0])
-        for operand in tensors[self.operands :]:
-            if broadcast(shape, operand.shape) != shape:
-                raise VerifyError(f"an epilogue operand of {operand.shape} widens {shape}")
+        check_epilogue(self, shape, tensors)
         return TensorType(same_dtype(self.name, tensors), shape, planes_of_last(x))
 
     def planar(
@@ -74,7 +65,7 @@ class Linear(Op):
 
     def reference(self, *inputs: Any) -> Any:
         result = F.linear(inputs[0], inputs[1], inputs[2] if self.bias else None)
-        return scalar.evaluate(self.tree, (result, *inputs[self.operands :]))
+        return apply_epilogue(self, result, inputs)
 
 
 def planes_of_last(x: TensorType) -> Layout | None:

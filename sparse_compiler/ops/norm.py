@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 
 from ..errors import VerifyError
-from ..ir.expr import Expr, parse_expr
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
 from ..ir.types import Layout, TensorType, Type
-from .epilogue import apply_epilogue, check_epilogue
+from .epilogue import TakesEpilogue, apply_epilogue, check_epilogue
 from .pointwise import operand_layouts, same_dtype
 
 
@@ -34,20 +33,13 @@ def down_the_planes(
     return (x.layout, *(None for _ in tensors[1:]))
 
 
-class _Norm(Op):
+class _Norm(TakesEpilogue):
     """What the two norms share: x, its vectors, then what the epilogue reads as x1, x2, ..."""
-
-    epilogue: str
 
     @property
     def vectors(self) -> int:
         """How many inputs after x are vectors along the last dimension."""
         raise NotImplementedError(f"{type(self).__name__} does not say what vectors it reads")
-
-    @property
-    def tree(self) -> Expr:
-        """The epilogue, parsed."""
-        return parse_expr(self.epilogue)
 
     @property
     def operands(self) -> int:

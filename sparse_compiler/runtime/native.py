@@ -20,7 +20,7 @@ from ..codegen.cpu.arguments import ld_of_constant, numbers_of
 from ..codegen.cpu.build import Toolchain, build, interruptible, load_library
 from ..codegen.cpu.source import print_segment
 from ..codegen.operands import ld_of
-from ..codegen.plan import Arena, Sharing, arrange, share
+from ..codegen.plan import Arena, Sharing, arrange, lines, share
 from ..codegen.program import Segment
 from ..errors import CodegenError, InputError, UnsupportedError
 from ..ir.interpret import bind_shape, dim_values
@@ -30,7 +30,6 @@ from .entry import Frame, Frames, Maker, maker_of
 from .packing import (
     additive_mask,
     in_planes,
-    lines,
     packer_for,
 )
 from .stream import HeldWeights, hold_weights

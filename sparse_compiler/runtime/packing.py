@@ -9,12 +9,11 @@ from functools import lru_cache
 import torch
 
 from ..codegen.cpu.build import Toolchain, build, load_library, support_source
+from ..codegen.plan import lines
 from ..errors import CodegenError
 from ..ir.types import TensorType
 
 ALIGN = 64
-LINE = 16
-"""Floats of a cache line."""
 IN_PLACE = 1 << 16
 """Bytes from which a constant may be read where it lies."""
 
@@ -23,11 +22,6 @@ Place = Callable[[int], torch.Tensor]
 
 _WIDE = 4  # vectors of columns that make up for it in a linear
 _PAGE = 4096  # bytes after which lines share a set of the first cache
-
-
-def lines(floats: int) -> int:
-    """Floats of whole cache lines."""
-    return -(-floats // LINE) * LINE
 
 
 def aligned_bytes(size: int) -> torch.Tensor:

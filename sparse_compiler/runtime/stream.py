@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..codegen.plan import lines
 from ..codegen.program import Segment, WeightEntry
 from ..ir.types import torch_dtype
-from .packing import ALIGN, IN_PLACE, Packer, Place, aligned_bytes, lines
+from .packing import ALIGN, IN_PLACE, Packer, Place, aligned_bytes
 from .weights import WeightTimeValues
 
 _COPIES = 64 << 20  # bytes of dense weights that may be held twice: 2 % faster than in place
