@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from sparse_compiler.errors import UnsupportedError
+from sparse_compiler.pruning.adopt import adopt, copied, has_hooks
+from sparse_compiler.pruning.groups import Group, choose_grouped, grouped_masks
 from sparse_compiler.pruning.layers import Layer, find_layers
 from sparse_compiler.pruning.masks import Mask, attach, masks_of
-from sparse_compiler.pruning.recipe import Recipe
+from sparse_compiler.pruning.recipe import Measure, Recipe
 from sparse_compiler.pruning.scopes import SCOPES
+from sparse_compiler.pruning.selection import choose_layers, shares_of
+
+Refit = Callable[[torch.Tensor], torch.Tensor]
 
 
 def sparsify(
     model: nn.Module,
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     data: Iterable[object] | None = None,
     *,
     inplace: bool = False,
+    groups: Sequence[Group] | None = None,
 ) -> nn.Module:
     """Insert masks into `model` as `recipe` says, e.g. `sparsify(model, Magnitude(0.9))`.
+
+    recipe: a criterion with its settings, or YAML of one: a path, or a string (`load_recipe`).
 
     Returns a deep copy with the masks, or with `inplace` the model itself. Each mask is a torch
     parametrization (`Mask`) on the layer's weight: training keeps every zero, `state_dict` holds
@@ -39,47 +47,159 @@ def sparsify(
     A Parameter has one mask. If it is tied, all its users get it, an embedding included; exclude
     the path of any of them to leave it dense.
 
-    data: calibration inputs, for criteria that read them (`Magnitude` does not).
+    groups: what must go together, for the patterns "channel" (optional there), "neuron" and "head";
+    `sparse_compiler.sparsify` finds them in the model's graph.
 
-    Raises UnsupportedError, before anything is changed: no layer matches, or layers (all are
-    named) whose weights have no values yet, are not floating point, are recomputed by a hook of
-    torch.nn.utils.prune or weight_norm, or do not fit the pattern.
+    Masks of torch.nn.utils.prune on linear and convolution layers become ours: the same Parameter,
+    the same zeros.
+
+    data: calibration inputs, for criteria that read them (`Magnitude` does not): any iterable of
+    tensors, tuples (arguments) or dicts (keyword arguments), a call of the model each; for criteria
+    with a loss, of pairs (inputs, target). The model runs in evaluation mode, without batches of
+    its own making. A progress bar shows where standard error is a terminal.
+
+    Criteria that refit weights (`SecondOrder`, `WoodFisher`) change the dense weights where the
+    mask keeps them, in place with `inplace`.
+
+    Raises UnsupportedError, before anything is changed: no layer matches; layers (all are named)
+    whose weights have no values yet, are not floating point, are recomputed by a hook such as the
+    old weight_norm, or do not fit the pattern; no data, data that the model does not take or that
+    a layer never sees, NaN or infinity in activations, gradients or scores.
     """
+    _check_module(model)
+    if isinstance(recipe, str | Path):
+        from sparse_compiler.pruning.recipe_file import load_recipe
+
+        recipe = load_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        raise UnsupportedError(f"{recipe!r} is no recipe", fix="give one, such as Magnitude(0.9)")
+    work = model
+    if not inplace or recipe.sequential or has_hooks(model):
+        work = copied(model)
+        adopt(work)
+    layers, joined = choose_grouped(choose_layers(work, recipe), recipe, groups)
+    with torch.no_grad():
+        outcomes = list(_outcomes(work, layers, recipe, data, joined))
+        if inplace and work is not model:
+            adopt(model)
+            layers, _ = choose_grouped(choose_layers(model, recipe), recipe, groups)
+            work = model
+        for layer, outcome in zip(layers, outcomes, strict=True):
+            _install(layer, outcome)
+    return work
+
+
+def insert_masks(
+    model: nn.Module, masks: Mapping[str, torch.Tensor], *, inplace: bool = False
+) -> nn.Module:
+    """Insert masks that you have: {"encoder.fc1": mask}, bool (or 0 and 1), shaped as the weight.
+
+    Keys are paths of linear or convolution layers, or of their weights ("encoder.fc1.weight").
+    Returns a deep copy, or with `inplace` the model itself, as `sparsify` does; a mask lies within
+    one that stands already.
+
+    Raises UnsupportedError, before anything is changed, listing all: no such layer, another shape,
+    values that are neither 0 nor 1, a mask that leaves nothing of a layer.
+    """
+    _check_module(model)
+    problems = list(_mask_problems(model, masks))
+    if problems:
+        raise UnsupportedError(
+            f"{len(problems)} mask(s) do not fit the model",
+            why="; ".join(problems),
+            fix="a mask is a bool tensor, shaped as the layer's weight: True is kept",
+        )
+    work = model if inplace else copied(model)
+    adopt(work)
+    by_path = {path: layer for layer in find_layers(work) for path in layer.paths}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            layer = by_path[_path(name)]
+            _install(layer, Outcome(mask.to(layer.weight.device).bool() & layer.live))
+    return work
+
+
+def _mask_problems(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    by_path = {path: layer for layer in find_layers(model) for path in layer.paths}
+    for name, mask in masks.items():
+        layer = by_path.get(_path(name))
+        if layer is None:
+            near = difflib.get_close_matches(_path(name), by_path, n=3)
+            yield f"{name!r} is no linear or convolution layer" + (
+                f"; near: {', '.join(near)}" if near else ""
+            )
+        elif not isinstance(mask, torch.Tensor):
+            yield f"{name}: the mask is a {type(mask).__name__}, no tensor"
+        elif mask.shape != layer.weight.shape:
+            shapes = tuple(mask.shape), tuple(layer.weight.shape)
+            yield f"{name}: the mask's shape is {shapes[0]}, the weight's {shapes[1]}"
+        elif not bool(((mask == 0) | (mask == 1)).all()):
+            yield f"{name}: the mask holds values other than 0 and 1"
+        elif not bool((mask.bool().to(layer.weight.device) & layer.live).any()):
+            yield f"{name}: nothing of the layer is left; take it out of the model instead"
+
+
+def _path(name: str) -> str:
+    return "" if name == "weight" else name.removesuffix(".weight")
+
+
+def _check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise UnsupportedError(
             f"cannot insert masks into a {type(model).__name__}",
             why="masks are parametrizations of an nn.Module",
             fix="sparsify the nn.Module before exporting it",
         )
-    if not isinstance(recipe, Recipe):
-        raise UnsupportedError(f"{recipe!r} is no recipe", fix="give one, such as Magnitude(0.9)")
-    layers = _choose_layers(model, recipe)
-    if not inplace:
-        model = copy.deepcopy(model)
-        layers = _choose_layers(model, recipe)
-    with torch.no_grad():
-        for layer, mask in list(_masks(model, layers, recipe, data)):
-            _install(layer, mask)
-    return model
 
 
-def _masks(
-    model: nn.Module, layers: Sequence[Layer], recipe: Recipe, data: Iterable[object] | None
-) -> Iterator[tuple[Layer, torch.Tensor]]:
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a weight: its mask, and its new values where the criterion refits them."""
+
+    mask: torch.Tensor
+    weight: torch.Tensor | None = None
+
+
+def _outcomes(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    data: Iterable[object] | None,
+    groups: Sequence[Group] | None,
+) -> Iterator[Outcome]:
+    """One per layer. For a sequential criterion each stands before the next layer is measured."""
+    refits: list[Refit | None] = []
     views = [layer.view for layer in layers]
-    scores = zip(views, recipe.scores(model, layers, data), strict=True)
-    masks = recipe.parsed_pattern().masks(
-        (view.matrix(score) for view, score in scores),
-        (view.matrix(layer.live) for view, layer in zip(views, layers, strict=True)),
-        recipe.sparsity,
-        SCOPES[recipe.scope],
-    )
-    for layer, view, mask in zip(layers, views, masks, strict=True):
-        yield layer, view.weight(mask)
+
+    def scores() -> Iterator[torch.Tensor]:
+        for layer, view, measure in zip(
+            layers, views, recipe.measure(model, layers, data), strict=True
+        ):
+            refits.append(_checked_refit(layer, measure))
+            yield view.matrix(_checked_score(layer, measure.score, type(recipe).__name__))
+
+    shares, scope = shares_of(layers, recipe), SCOPES[recipe.scope]
+    live = (view.matrix(layer.live) for view, layer in zip(views, layers, strict=True))
+    if groups is None:
+        masks = recipe.parsed_pattern().masks(scores(), live, shares, scope)
+    else:
+        masks = grouped_masks(layers, scores(), groups, shares, scope)
+    for at, (layer, view, matrix) in enumerate(zip(layers, views, masks, strict=True)):
+        mask = view.weight(matrix)
+        refit = refits[at]
+        outcome = Outcome(mask, refit(mask) if refit is not None else None)
+        refits[at] = None
+        if recipe.sequential:
+            _install(layer, outcome)
+        yield outcome
 
 
-def _install(layer: Layer, mask: torch.Tensor) -> None:
+def _install(layer: Layer, outcome: Outcome) -> None:
     """One Mask for all holders; those that stand already are changed in place."""
+    mask = outcome.mask
+    if outcome.weight is not None:
+        stored = layer.originals[0]  # in place: an optimizer keeps it; what is masked, its value
+        stored.copy_(torch.where(mask, outcome.weight.to(stored.dtype), stored))
     present = layer.masks
     for old in present:
         old.mask.copy_(mask)
@@ -89,78 +209,29 @@ def _install(layer: Layer, mask: torch.Tensor) -> None:
             attach(holder.module, holder.tensor_name, shared)
 
 
-def _choose_layers(model: nn.Module, recipe: Recipe) -> list[Layer]:
-    every = list(find_layers(model))
-    _check_globs(every, recipe.include)
-    chosen: list[Layer] = []
-    problems: list[str] = []
-    for layer in every:
-        if _passed_over(layer, recipe):
-            continue
-        problem = _misfit(layer, recipe)
-        if problem:
-            problems.append(f"{layer.name or type(layer.module).__name__}: {problem}")
-        elif layer.weight.numel() >= recipe.min_weights:
-            chosen.append(layer)
-    if problems:
-        raise UnsupportedError(
-            f"{len(problems)} layer(s) cannot be pruned by {recipe}",
-            why="; ".join(problems),
-            fix="mend these layers, choose another pattern, or exclude them: exclude=(...)",
-        )
-    if not chosen:
-        raise UnsupportedError(
-            f"no layer to prune by {recipe}",
-            why=f"{len(every)} linear or convolution layers, all excluded, below min_weights, or "
-            "the first convolution",
-            fix="widen include, lower min_weights, or give keep_first_conv=False; the layers are: "
-            + (", ".join(f'"{layer.name}"' for layer in every[:20]) or "none"),
-        )
-    return chosen
+def _checked_refit(layer: Layer, measure: Measure) -> Refit | None:
+    refit = measure.refit
+    if refit is None:
+        return None
 
-
-def _check_globs(layers: Sequence[Layer], globs: Iterable[str]) -> None:
-    """A glob of `include` that matches nothing is a mistake, also when others match."""
-    names = [path for layer in layers for path in layer.paths]
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in names) and glob != "*":
-            near = difflib.get_close_matches(glob, names, n=3) or names[:10]
+    def checked(mask: torch.Tensor) -> torch.Tensor:
+        weight = refit(mask)
+        if not bool(weight.isfinite().all()):
             raise UnsupportedError(
-                f"include={glob!r} matches no linear or convolution layer",
-                fix=f"globs match whole paths, such as {', '.join(map(repr, near)) or 'none here'}",
+                f"{layer.name}: the refitted weights are not finite",
+                why="the system of its calibration inputs is close to singular",
+                fix="raise the recipe's damping, or give more calibration inputs",
             )
+        return weight
+
+    return checked
 
 
-def _passed_over(layer: Layer, recipe: Recipe) -> bool:
-    if layer.first_conv and recipe.keep_first_conv:
-        return True
-    places = [holder.path for holder in layer.holders]
-    return not any(fnmatchcase(p, g) for p in layer.paths for g in recipe.include) or any(
-        fnmatchcase(p, g) for p in places for g in recipe.exclude
-    )
-
-
-def _misfit(layer: Layer, recipe: Recipe) -> str:
-    """Why the layer cannot be pruned; "" if it can, or if it is too small to be asked."""
-    weight = layer.weight
-    if torch.nn.parameter.is_lazy(weight):
-        return "its weight is lazy; run the model once first"
-    if weight.numel() < recipe.min_weights or weight.numel() == 0:
-        return ""
-    if not isinstance(weight, nn.Parameter) and not _is_parametrized(layer):
-        return (
-            "its weight is recomputed by a hook (torch.nn.utils.prune, weight_norm); make it a "
-            "plain Parameter with prune.remove or remove_weight_norm first"
+def _checked_score(layer: Layer, score: torch.Tensor, who: str) -> torch.Tensor:
+    if score.shape != layer.weight.shape:
+        raise UnsupportedError(
+            f"{layer.name}: {who} gives scores of shape {tuple(score.shape)}",
+            why=f"the weight's shape is {tuple(layer.weight.shape)}",
+            fix="a score for each weight",
         )
-    if weight.is_meta:
-        return "its weight is on the meta device; load values first"
-    if weight.layout != torch.strided:
-        return f"its weight has layout {weight.layout}; make it dense first"
-    if not weight.is_floating_point():
-        return f"its weight is {weight.dtype}, not floating point"
-    view = layer.view
-    return recipe.parsed_pattern().misfit(view.rows, view.columns)
-
-
-def _is_parametrized(layer: Layer) -> bool:
-    return torch.nn.utils.parametrize.is_parametrized(layer.module, "weight")
+    return score

@@ -75,13 +75,54 @@ class Layer:
         return next(h.module for h in self.holders if h.path == self.name)
 
     @property
+    def modules(self) -> list[nn.Module]:
+        """The linear and convolution layers that read the weight, each once."""
+        found = (h.module for h in self.holders if h.path in self.paths)
+        return list({id(module): module for module in found}.values())
+
+    @property
+    def originals(self) -> list[torch.Tensor]:
+        """The Parameters that the weight is computed from, where it is parametrized."""
+        module, name = self.module, "weight"
+        if not parametrize.is_parametrized(module, name):
+            return [self.weight]
+        chain = module.parametrizations[name]  # type: ignore[index]
+        return list(chain.parameters(recurse=False))  # type: ignore[union-attr]
+
+    @property
     def weight(self) -> torch.Tensor:
         """The weight as the layer sees it: masks, and other parametrizations, applied."""
         return cast(torch.Tensor, self.module.weight)
 
     @property
+    def values(self) -> torch.Tensor:
+        """The weight, detached, in f32 where it has half precision."""
+        weight = self.weight.detach()
+        half = weight.dtype in (torch.float16, torch.bfloat16)
+        return weight.float() if half else weight  # sums over blocks outgrow half precision
+
+    @property
+    def assignable(self) -> bool:
+        """Whether the weight is stored as it is, with nothing but masks over it."""
+        if not parametrize.is_parametrized(self.module, "weight"):
+            return isinstance(self.weight, nn.Parameter)
+        chain = self.module.parametrizations["weight"]  # type: ignore[index]
+        plain = isinstance(getattr(chain, "original", None), nn.Parameter)
+        return plain and all(isinstance(step, Mask) for step in chain)
+
+    def assign(self, weight: torch.Tensor) -> None:
+        """Stores `weight`, shaped as the weight, under the masks. In place: optimizers keep it."""
+        self.originals[0].copy_(weight)
+
+    @property
     def view(self) -> MatrixView:
         return _matrix_view(self.module, tuple(self.weight.shape))
+
+    @property
+    def erk_shape(self) -> tuple[int, ...]:
+        """[outputs, inputs per group, kernel...]"""
+        view, kernel = self.view, tuple(getattr(self.module, "kernel_size", ()))
+        return (view.rows, view.columns // max(math.prod(kernel), 1), *kernel)
 
     @property
     def masks(self) -> list[Mask]:
@@ -105,7 +146,7 @@ def find_layers(model: nn.Module) -> Iterator[Layer]:
     paths: dict[int, list[str]] = {}
     first_conv: int | None = None
     for path, module in model.named_modules():
-        if not _is_layer(module):
+        if not is_layer(module):
             continue
         key = next((id(p) for name, p in _parameters(module) if name == "weight"), id(module))
         paths.setdefault(key, []).append(path)
@@ -117,7 +158,8 @@ def find_layers(model: nn.Module) -> Iterator[Layer]:
         yield Layer(tuple(names), tuple(holders[key]), key == first_conv)
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
+    """Linear and convolution layers, and transformers' Conv1D."""
     if isinstance(module, nn.Linear | _ConvNd):
         return True
     # transformers.pytorch_utils.Conv1D, known by name: transformers need not be installed

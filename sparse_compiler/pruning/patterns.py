@@ -10,8 +10,9 @@ from __future__ import annotations
 import abc
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,19 @@ import torch.nn.functional as F
 from sparse_compiler.errors import UnsupportedError
 from sparse_compiler.pruning.scopes import Scope
 
-EXAMPLES = ("unstructured", "2:4", "4:8", "4x1", "8x1", "1x4", "4x4", "16x16", "channel")
+EXAMPLES = ("2:4", "4:8", "4x1", "8x1", "1x4", "4x4", "16x16")
+NAMES = ("unstructured", "channel", "neuron", "head")
 
 
 class Pattern(abc.ABC):
-    """Scores to masks: both [rows, columns], scores >= 0, masks bool, True is kept."""
+    """Scores to masks: both [rows, columns], scores >= 0, masks bool, True is kept.
+
+    grouped: units may run through several layers, see `groups`; rows_alone: without groups they
+    are rows of each layer by itself.
+    """
+
+    grouped: ClassVar[bool] = False
+    rows_alone: ClassVar[bool] = False
 
     @property
     def fixed_sparsity(self) -> float | None:
@@ -39,10 +48,14 @@ class Pattern(abc.ABC):
         self,
         scores: Iterable[torch.Tensor],
         live: Iterable[torch.Tensor],
-        sparsity: float | None,
+        shares: Sequence[float],
         scope: Scope,
     ) -> Iterator[torch.Tensor]:
-        """One mask per matrix, within `live`: what is dead (False there) goes first and stays."""
+        """One mask per matrix, within `live`: what is dead (False there) goes first and stays.
+
+        shares: of the units to drop, one number per matrix. Masks come one by one: the scores of a
+        matrix are asked for when its mask is, unless the scope compares matrices.
+        """
 
 
 class Units(Pattern):
@@ -60,11 +73,9 @@ class Units(Pattern):
         self,
         scores: Iterable[torch.Tensor],
         live: Iterable[torch.Tensor],
-        sparsity: float | None,
+        shares: Sequence[float],
         scope: Scope,
     ) -> Iterator[torch.Tensor]:
-        if sparsity is None:
-            raise UnsupportedError("no sparsity given", fix="give the share to remove")
         shapes: list[torch.Size] = []
         alive: list[torch.Tensor] = []
 
@@ -76,7 +87,7 @@ class Units(Pattern):
                 dead = self.reduce(keep.to(matrix.dtype)) == 0
                 yield torch.where(dead, -torch.inf, value)
 
-        for at, kept in enumerate(scope(units(), sparsity)):
+        for at, kept in enumerate(scope(units(), shares)):
             yield self.expand(kept, *shapes[at]) & alive[at]
             alive[at] = kept.new_empty(0)  # masks of a large model: hold one at a time
 
@@ -120,12 +131,36 @@ class Channel(Units):
     A row scores the L2 norm of its weights' scores.
     """
 
+    grouped: ClassVar[bool] = True
+    rows_alone: ClassVar[bool] = True
+
     def reduce(self, matrix: torch.Tensor) -> torch.Tensor:
         norms: torch.Tensor = torch.linalg.vector_norm(matrix, dim=1)
         return norms
 
     def expand(self, units: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         return units[:, None].expand(rows, columns)
+
+
+@dataclass(frozen=True)
+class Grouped(Pattern):
+    """Neurons or heads: rows of some layers and columns of others, found by `coupling`."""
+
+    kind: str
+
+    grouped: ClassVar[bool] = True
+
+    def masks(
+        self,
+        scores: Iterable[torch.Tensor],
+        live: Iterable[torch.Tensor],
+        shares: Sequence[float],
+        scope: Scope,
+    ) -> Iterator[torch.Tensor]:
+        raise UnsupportedError(
+            f'pattern "{self.kind}" is none of single matrices',
+            fix="give the groups of the model: see groups.grouped_masks",
+        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +185,7 @@ class NofM(Pattern):
         self,
         scores: Iterable[torch.Tensor],
         live: Iterable[torch.Tensor],
-        sparsity: float | None,
+        shares: Sequence[float],
         scope: Scope,
     ) -> Iterator[torch.Tensor]:
         for matrix, keep in zip(scores, live, strict=True):
@@ -162,11 +197,13 @@ class NofM(Pattern):
 
 
 def parse_pattern(text: str) -> Pattern:
-    """ "unstructured", "channel", "N:M" with 0 < N < M, "RxC"; else UnsupportedError with hints."""
+    """One of NAMES, "N:M" with 0 < N < M, or "RxC"; else UnsupportedError with hints."""
     if text == "unstructured":
         return Unstructured()
     if text == "channel":
         return Channel()
+    if text in ("neuron", "head"):
+        return Grouped(text)
     numbers = re.fullmatch(r"(\d+)([:x])(\d+)", str(text))
     if numbers:
         first, kind, second = int(numbers[1]), numbers[2], int(numbers[3])
@@ -174,11 +211,12 @@ def parse_pattern(text: str) -> Pattern:
             return NofM(first, second)
         if kind == "x" and first > 0 and second > 0:
             return Block(first, second)
-    near = difflib.get_close_matches(str(text), EXAMPLES, n=3, cutoff=0.3) or EXAMPLES
+    known = (*NAMES, *EXAMPLES)
+    near = difflib.get_close_matches(str(text), known, n=3, cutoff=0.3) or known
     raise UnsupportedError(
         f"unknown pattern {text!r}",
-        fix='a pattern is "unstructured", "channel", "N:M" with 0 < N < M, or "RxC"; nearest: '
-        + ", ".join(f'"{name}"' for name in near),
+        fix='a pattern is "unstructured", "channel", "neuron", "head", "N:M" with 0 < N < M, or '
+        '"RxC"; nearest: ' + ", ".join(f'"{name}"' for name in near),
     )
 
 

@@ -20,7 +20,8 @@ from sparse_compiler.pruning.scopes import SCOPES, keep_highest
 
 def masks(pattern, scores, sparsity, scope="uniform", live=None):
     live = live or [torch.ones_like(s, dtype=torch.bool) for s in scores]
-    return list(pattern.masks(scores, live, sparsity, SCOPES[scope]))
+    shares = [sparsity or 0.0] * len(scores)
+    return list(pattern.masks(scores, live, shares, SCOPES[scope]))
 
 
 @settings(max_examples=200, deadline=None)

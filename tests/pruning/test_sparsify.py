@@ -3,11 +3,12 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import parametrizations, parametrize
 
 from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.errors import UnsupportedError
@@ -43,6 +44,12 @@ class Tied(nn.Module):
 
     def forward(self, ids):
         return self.head(self.body(self.embed(ids)))
+
+
+def old_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Linear(64, 64))
 
 
 def zeros(module):
@@ -316,7 +323,7 @@ def quantized():
         (nn.LazyLinear(64), "lazy"),
         (nn.Linear(64, 64, device="meta"), "meta"),
         (quantized(), "int8"),
-        (prune.l1_unstructured(nn.Linear(64, 64), "weight", 0.5), "prune.remove"),
+        (old_weight_norm(), "remove_weight_norm"),
         (nn.Linear(66, 64), "rows of 66 are no multiple of 4"),
     ],
 )

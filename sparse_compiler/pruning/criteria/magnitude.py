@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from sparse_compiler.pruning.layers import Layer
-from sparse_compiler.pruning.recipe import Recipe
+from sparse_compiler.pruning.recipe import CRITERIA, Measure, Recipe
 
 
+@CRITERIA.register("magnitude")
 @dataclass(frozen=True)
 class Magnitude(Recipe):
     """score(w) = |w|.
@@ -22,10 +22,8 @@ class Magnitude(Recipe):
     that the defect stays visible.
     """
 
-    def scores(
+    def measure(
         self, model: nn.Module, layers: Sequence[Layer], data: Iterable[object] | None
-    ) -> Iterator[torch.Tensor]:
+    ) -> Iterator[Measure]:
         for layer in layers:
-            weight = layer.weight.detach().abs()
-            half = weight.dtype in (torch.float16, torch.bfloat16)
-            yield weight.float() if half else weight  # sums over blocks outgrow half precision
+            yield Measure(layer.values.abs())
