@@ -11,8 +11,12 @@ from sparse_compiler.ir.types import Dim, TensorType, torch_dtype
 
 CALL_NS = 10_000.0
 """Into a native segment from torch, and back."""
+HOSTED_CALL_NS = 17_000.0
+"""The same from Inductor's code."""
 TORCH_CALL_NS = 4_000.0
 """One op run by torch: dispatch, allocation, the step around it."""
+FUSED_CALL_NS = 300.0
+"""One op in Inductor's code, which fuses most of them."""
 COPY_BYTES_PER_NS = 10.0
 """Of a tensor copied into another order, counted once (it is read and written)."""
 SWEEP_BYTES_PER_NS = 30.0

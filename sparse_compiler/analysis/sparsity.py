@@ -25,6 +25,7 @@ BLOCK_SIDES = (4, 8, 16, 32)
 BLOCK_SHAPES = tuple(
     shape for side in BLOCK_SIDES for shape in ((side, 1), (1, side), (side, side))
 )
+SORTED_SHAPES = ((4, 1), (8, 1))
 GROUP_SIZES = (4, 8, 16)
 
 HIGH_FILL = 0.75
@@ -70,6 +71,7 @@ class SparsityFacts:
     zero_inputs: all-zero slices along dim 1; for a convolution its dead input channels (within a
         group), for a 2-D weight the same as `zero_columns`.
     block_fills: every shape of `BLOCK_SHAPES`.
+    sorted_fills: of `SORTED_SHAPES`, were rows sorted by their patterns.
     block: the shape that saves most, or None. Rule: among the shapes with fill >= `HIGH_FILL` and
         at least `MIN_COVER` of the zeros outside the stored blocks, the one with the fewest
         stored elements + indices (one index per block); on a tie the larger block.
@@ -89,6 +91,7 @@ class SparsityFacts:
     zero_columns: int
     zero_inputs: int
     block_fills: tuple[BlockFill, ...]
+    sorted_fills: tuple[BlockFill, ...]
     block: BlockFill | None
     groups: tuple[tuple[int, int | None], ...]
     row_min: int
@@ -163,6 +166,7 @@ def sparsity_facts(weight: torch.Tensor) -> SparsityFacts:
         zero_columns=zero_columns,
         zero_inputs=int((~inputs).sum()),
         block_fills=fills,
+        sorted_fills=tuple(_sorted_fills(words, rows, nnz)),
         block=block,
         groups=groups,
         row_min=int(lengths.min()) if rows else 0,
@@ -271,6 +275,21 @@ def _block_fills(words: Words, nnz: int) -> Iterator[BlockFill]:
         height = side
     for r, c in BLOCK_SHAPES:
         blocks = _count_live_lanes(by_height[r], c)
+        yield BlockFill(r, c, blocks, nnz / (blocks * r * c) if blocks else 0.0)
+
+
+def _sorted_fills(words: Words, rows: int, nnz: int) -> Iterator[BlockFill]:
+    """Of rows in the order of the packer: by their bits, the first column's first, empty ones
+    first."""
+    turned = np.packbits(
+        np.unpackbits(words[:rows].view(np.uint8), axis=1, bitorder="little"), axis=1
+    )
+    order = np.argsort(turned.view(f"V{turned.shape[1]}").ravel(), kind="stable")
+    padded = np.zeros_like(words)
+    padded[:rows] = words[:rows][order]
+    for r, c in SORTED_SHAPES:
+        tiles = padded.reshape(-1, r, padded.shape[1])
+        blocks = _count_live_lanes(np.bitwise_or.reduce(tiles, axis=1), c)
         yield BlockFill(r, c, blocks, nnz / (blocks * r * c) if blocks else 0.0)
 
 

@@ -12,12 +12,17 @@ import torch.nn.functional as F
 from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import Layout, TensorType, Type
+from ..ir.types import Dim, Layout, TensorType, Type, result_layout
 from .pointwise import broadcast
 
 PLANES = Layout((1, 3, 0, 2), 2)
 """Heads and features count planes, samples and tokens run inside them."""
 MAX_HEAD_SIZE = 256
+
+
+def default_scale(size: Dim) -> float:
+    """What scores of heads of that many features are multiplied by, unless it is said."""
+    return 1 / math.sqrt(int(size))
 
 
 @OPS.register("attention")
@@ -49,7 +54,7 @@ class Attention(Op):
             scores = (*q.shape[:3], k.shape[2])
             if broadcast(scores, tensors[3].shape) != scores:
                 raise VerifyError(f"a mask of {tensors[3].shape} on scores of {scores}")
-        layout = PLANES if q.layout is not None else None
+        layout = result_layout(tensors[:3], 4, PLANES)
         return TensorType(q.dtype, (*q.shape[:3], v.shape[3]), layout)
 
     def planar(
@@ -69,6 +74,24 @@ class Attention(Op):
             if mask.dtype not in ("f32", "bool") or full[3] != scores[3]:
                 return No("mask", f"a mask of {mask.dtype} and shape {mask.shape}")
         return (PLANES, PLANES, PLANES, *(None for _ in tensors[3:]))
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        """One query, whose keys and values lie as a cache holds them."""
+        tensors = tensor_inputs(self, types, 3, 4)
+        q, k, v = tensors[:3]
+        sizes = (q.shape[1], q.shape[3], k.shape[1], v.shape[3])
+        if (q.shape[0], q.shape[2]) != (1, 1) or not all(isinstance(s, int) for s in sizes):
+            return No("many_queries", f"queries {q.shape}, heads and sizes {sizes}: planes are for")
+        if self.causal and k.shape[2] != 1:
+            return No("causal", "one causal query attends to the first key only")
+        if any(t.dtype != "f32" for t in tensors[:3]):
+            return No("dtype_unsupported", f"kernels compute in f32, this op in {q.dtype}")
+        if self.mask:
+            mask, keys = tensors[3], k.shape[2]
+            whole = mask.numel in (keys, q.shape[1] * keys)
+            if mask.dtype not in ("f32", "bool") or not whole or mask.shape[-1] != keys:
+                return No("mask", f"a mask of {mask.dtype} and shape {mask.shape}")
+        return None
 
     def reference(self, *inputs: Any) -> Any:
         q, k, v = inputs[:3]

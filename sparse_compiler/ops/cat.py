@@ -24,6 +24,7 @@ class Cat(Op):
 
     name: ClassVar[str] = "cat"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     dim: int = 0
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:

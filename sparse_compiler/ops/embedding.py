@@ -25,6 +25,7 @@ class Embedding(Op):
 
     name: ClassVar[str] = "embedding"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         table, ids = tensor_inputs(self, types, 2, 2)

@@ -37,6 +37,7 @@ class Index(Op):
 
     name: ClassVar[str] = "index"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     dim: int = 0
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
@@ -68,6 +69,7 @@ class Gather(Op):
 
     name: ClassVar[str] = "gather"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     dim: int = 0
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:

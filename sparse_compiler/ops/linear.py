@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from ..errors import VerifyError
 from ..ir.op import OPS, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import Layout, TensorType, Type
+from ..ir.types import Layout, TensorType, Type, result_layout
 from .epilogue import TakesEpilogue, apply_epilogue, check_epilogue
+from .norm import one_column
 from .pointwise import operand_layouts, same_dtype
 
 
@@ -42,7 +43,8 @@ class Linear(TakesEpilogue):
             raise VerifyError(f"a bias of {tensors[2].shape} with a weight of {weight.shape}")
         shape = (*x.shape[:-1], weight.shape[0])
         check_epilogue(self, shape, tensors)
-        return TensorType(same_dtype(self.name, tensors), shape, planes_of_last(x))
+        dtype = same_dtype(self.name, tensors)
+        return TensorType(dtype, shape, result_layout((x,), len(shape), planes_of_last(x)))
 
     def planar(
         self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
@@ -53,6 +55,8 @@ class Linear(TakesEpilogue):
             return No("dtype_unsupported", f"kernels compute in f32, this layer in {x.dtype}")
         if not all(weight_time[1 : self.operands]):
             return No("weight_is_computed", "the weight or bias changes from call to call")
+        if one_column(self._beside(tensors), self._result(tensors)) is None and not weight_time[0]:
+            return No("one_column", "one column is computed in rows, along the weight")
         if weight_time[0] or x.rank < 2:
             return No("rank_unsupported", f"the input has shape {x.shape}, no batch of rows")
         layout = Layout((x.rank - 1, *range(x.rank - 1)), 1)
@@ -62,6 +66,17 @@ class Linear(TakesEpilogue):
         if isinstance(operands, No):
             return operands
         return (layout, *(None for _ in tensors[1:first]), *operands)
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        tensors = tensor_inputs(self, types, self.operands, 64)
+        return one_column(self._beside(tensors), self._result(tensors))
+
+    def _beside(self, tensors: tuple[TensorType, ...]) -> tuple[TensorType, ...]:
+        """All inputs but the weight."""
+        return (tensors[0], *tensors[2:])
+
+    def _result(self, tensors: tuple[TensorType, ...]) -> TensorType:
+        return TensorType(tensors[0].dtype, (*tensors[0].shape[:-1], tensors[1].shape[0]))
 
     def reference(self, *inputs: Any) -> Any:
         result = F.linear(inputs[0], inputs[1], inputs[2] if self.bias else None)

@@ -33,6 +33,22 @@ def down_the_planes(
     return (x.layout, *(None for _ in tensors[1:]))
 
 
+def one_column(tensors: tuple[TensorType, ...], result: Type) -> No | None:
+    """None where kernels for one column of `result` run: f32, operands one or a number a feature.
+
+    Those of more columns want planes.
+    """
+    if not isinstance(result, TensorType):
+        return No("no_tensor", "the result is no tensor")
+    features = result.shape[-1] if result.shape else 1
+    if result.numel != features or not isinstance(features, int):
+        return No("many_columns", f"{result.shape} has many columns: planes are for them")
+    if any(t.dtype != "f32" for t in (result, *tensors)):
+        return No("dtype_unsupported", "kernels compute in f32")
+    spread = next((t for t in tensors if t.numel not in (1, t.shape[-1])), None)
+    return None if spread is None else No("broadcast", f"an operand of shape {spread.shape}")
+
+
 class _Norm(TakesEpilogue):
     """What the two norms share: x, its vectors, then what the epilogue reads as x1, x2, ..."""
 
@@ -66,6 +82,9 @@ class _Norm(TakesEpilogue):
             tensors[0].shape, layouts[0], tensors[first:], weight_time[first:]
         )
         return operands if isinstance(operands, No) else (*layouts, *operands)
+
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        return one_column(tensor_inputs(self, types, self.operands, 64), types[0])
 
 
 @OPS.register("layer_norm")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from ..errors import VerifyError
-from ..ir.expr import Call, Expr, parse_expr
+from ..ir.expr import Arg, Call, Expr, parse_expr
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import ELEMENTS, Dim, Layout, TensorType, Type, result_layout, torch_dtype
+from ..ir.types import ELEMENTS, HALVES, Dim, Layout, TensorType, Type, result_layout, torch_dtype
 from . import scalar
 
 
@@ -132,11 +132,15 @@ class Pointwise(Op):
 
     def row_major(self, types: tuple[Type, ...]) -> No | None:
         tensors = tensor_inputs(self, types, 1, 64)
-        inside = scalar.dtypes_in(self.tree, tuple(t.dtype for t in tensors)).values()
-        foreign = next((dtype for dtype in inside if dtype not in ELEMENTS), None)
-        if foreign is not None:
-            return No("dtype_unsupported", f"kernels compute no {foreign}")
-        return super().row_major(types)
+        inside = scalar.dtypes_in(self.tree, tuple(t.dtype for t in tensors))
+        computed = (d for part, d in inside.items() if not scalar.converts(part, inside))
+        dtypes = (*computed, *(t.dtype for t in tensors if t.dtype not in HALVES))
+        foreign = next((dtype for dtype in dtypes if dtype not in ELEMENTS), None)
+        return None if foreign is None else No("dtype_unsupported", f"kernels compute no {foreign}")
+
+    def widened(self) -> Op | No:
+        changed = replace(self, expr=str(scalar.widened(self.tree)))
+        return replace(changed, dtype="f32") if self.dtype in HALVES else changed
 
     def _foreign(self, tensors: tuple[TensorType, ...]) -> str | None:
         """A dtype that vectors of f32 cannot stand for, among operands, parts and result."""
@@ -150,3 +154,13 @@ class Pointwise(Op):
             inputs = tuple(t.reshape(1) if t.dim() == 0 else t for t in inputs)
         result = scalar.evaluate(self.tree, inputs)
         return result if self.dtype is None else result.to(torch_dtype(self.dtype))
+
+
+def cast_of(op: Op) -> str | None:
+    """The dtype to which a pointwise op converts its only input; None where it does more."""
+    if not isinstance(op, Pointwise) or op.dtype is not None:
+        return None
+    match op.tree:
+        case Call(fn=fn, args=(Arg(),)) if fn in scalar.CASTS:
+            return fn
+    return None

@@ -32,6 +32,7 @@ class Roll(Op):
 
     name: ClassVar[str] = "roll"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     shifts: tuple[Dim, ...] = ()
     dims: tuple[int, ...] = ()
 
@@ -56,6 +57,7 @@ class Flip(Op):
 
     name: ClassVar[str] = "flip"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     dims: tuple[int, ...] = ()
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:

@@ -57,6 +57,14 @@ class Rotary(Op):
                 return No("broadcast", f"angles of {angle.shape} are spread over {x.shape}")
         return (PLANES, ANGLES, ANGLES)
 
+    def row_major(self, types: tuple[Type, ...]) -> No | None:
+        x, cos, _ = tensor_inputs(self, types, 3, 3)
+        if (x.shape[0], x.shape[2]) != (1, 1) or not isinstance(x.shape[1], int):
+            return No("many_columns", f"{x.shape} has many positions: planes are for them")
+        if x.dtype != "f32" or cos.numel != cos.shape[2]:
+            return No("dtype_unsupported", f"angles of {cos.shape} for {x.dtype} of {x.shape}")
+        return None
+
     def reference(self, *inputs: Any) -> Any:
         x, cos, sin = inputs
         turned, kept = x.split([cos.shape[2], x.shape[3] - cos.shape[2]], -1)

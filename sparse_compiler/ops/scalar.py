@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..errors import GraphSyntaxError
 from ..ir.expr import Arg, Call, Const, Expr, args_of, fold
-from ..ir.types import dtype_name, torch_dtype
+from ..ir.types import ELEMENTS, HALVES, dtype_name, torch_dtype
 
 
 @dataclass(frozen=True)
@@ -236,3 +236,23 @@ def _result(fn: str, result: str, common: str) -> str:
         case "integer":
             return common
     return result
+
+
+def converts(part: Expr, inside: dict[Expr, str]) -> bool:
+    """True for a part that is an input, or only converts one to or from half precision.
+
+    inside: the dtype of each part, as `dtypes_in` gives it.
+    """
+    if not isinstance(part, Call):
+        return inside[part] in HALVES
+    (first, *_) = part.args
+    halves = {inside[part], inside[first]} & HALVES
+    return part.fn in CASTS and bool(halves) and inside[first] in ELEMENTS | HALVES
+
+
+def widened(expr: Expr) -> Expr:
+    """The expression with every conversion to half precision one to fp32."""
+    if not isinstance(expr, Call):
+        return expr
+    fn = "f32" if expr.fn in HALVES else expr.fn
+    return Call(fn, tuple(widened(arg) for arg in expr.args))

@@ -34,6 +34,7 @@ class Reshape(Op):
     name: ClassVar[str] = "reshape"
     view: ClassVar[bool] = True
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     shape: tuple[Dim, ...] = ()
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
@@ -74,6 +75,7 @@ class Permute(Op):
     name: ClassVar[str] = "permute"
     view: ClassVar[bool] = True
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     dims: tuple[int, ...] = ()
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
@@ -116,6 +118,7 @@ class Slice(Op):
     name: ClassVar[str] = "slice"
     view: ClassVar[bool] = True
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     dim: int = 0
     start: Dim = 0
     stop: Dim = 0
@@ -168,6 +171,7 @@ class Expand(Op):
 
     name: ClassVar[str] = "expand"
     rows: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     shape: tuple[Dim, ...] = ()
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:

@@ -44,6 +44,9 @@ class TorchCall(Op):
     ) -> tuple[Layout | None, ...] | No:
         return No("op_unsupported", f"{self.target} has no kernel here yet")
 
+    def widened(self) -> Op | No:
+        return No("op_unsupported", f"{self.target} computes in the dtype that it is given")
+
     @property
     def random(self) -> bool:
         tags = getattr(resolve_target(self.target), "tags", ())
@@ -79,6 +82,9 @@ class GetItem(Op):
     name: ClassVar[str] = "getitem"
     view: ClassVar[bool] = True
     index: int = 0
+
+    def widened(self) -> Op | No:
+        return No("op_unsupported", "what gives several results keeps their dtypes")
 
     def infer(self, types: tuple[Type, ...]) -> Type | None:
         if len(types) != 1 or not isinstance(types[0], TupleType):

@@ -43,7 +43,7 @@ def packed(format_: str) -> str:
 def test_many_zeros_give_csr() -> None:
     context = check_pass(LINEAR, ChooseFormats(), packed("csr"), facts=facts(0.05))
     candidates = {c.format: c for c in context.candidates["y"]}
-    assert set(candidates) == {*FORMATS, TORCH}
+    assert {"csr", "dense", TORCH} <= set(candidates) <= {*FORMATS, TORCH}
     assert candidates["csr"].refused is None
     for name in ("dense", TORCH):
         assert candidates[name].refused is not None
@@ -55,6 +55,12 @@ def test_no_zeros_give_dense() -> None:
     context = check_pass(LINEAR, ChooseFormats(), packed("dense"), facts=facts(1.0))
     candidates = {c.format: c for c in context.candidates["y"]}
     assert candidates["dense"].refused is None
+    assert set(candidates) == {"dense", TORCH}, "no other format would store fewer numbers"
+
+
+def test_few_zeros_are_below_break_even() -> None:
+    context = check_pass(LINEAR, ChooseFormats(), packed("dense"), facts=facts(0.95))
+    candidates = {c.format: c for c in context.candidates["y"]}
     assert candidates["csr"].refused is not None
     assert candidates["csr"].refused.code == "below_break_even"
 
@@ -114,8 +120,8 @@ def test_symbols_take_the_size_of_the_example() -> None:
     for hint in (1, 4096):
         context = Context(facts=facts(0.5), hints={"B": hint})
         ChooseFormats().run(graph, context)
-        times[hint] = context.candidates["y"][0].predicted_ns
-    assert times[4096] > 100 * times[1]
+        times[hint] = next(c for c in context.candidates["y"] if c.format == "csr").predicted_ns
+    assert times[4096] > 40 * times[1]
 
 
 def test_masked_weights_are_packed_after_the_mask() -> None:
@@ -241,7 +247,7 @@ def test_a_conv_is_packed_as_a_matrix_that_keeps_its_shape() -> None:
         "    %y:", "    %w.csr: f32[64, 64, 3, 3]{csr} = pack(%w)\n    %y:"
     ).replace("(%x, %w)", "(%x, %w.csr)")
     context = check_pass(text, ChooseFormats(), after, facts=known)
-    assert {c.format for c in context.candidates["y"]} == {*FORMATS, TORCH}
+    assert {c.format for c in context.candidates["y"]} >= {"csr", "dense", TORCH}
 
 
 def test_groups_are_told_to_the_packer() -> None:

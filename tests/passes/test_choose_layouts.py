@@ -472,8 +472,20 @@ def test_another_dtype() -> None:
 
 
 def test_a_single_row() -> None:
-    text = LINEAR.replace("5, 7, ", "")
-    assert untouched(text) == {"rank_unsupported"}
+    check_pass(
+        LINEAR.replace("5, 7, ", ""),
+        ChooseLayouts(),
+        """
+        input %x: f32[8]
+        param %w: f32[6, 8]
+        %w.csr: f32[6, 8]{csr} = pack(%w)
+        %x.flat: f32[8]{|0} = relayout[order=(0,)](%x)
+        %y: f32[6]{|0} = linear(%x.flat, %w.csr)
+        %y.rows: f32[6] = relayout(%y)
+        return %y.rows
+        """,
+        context=Context(force_native=True),
+    )
 
 
 def test_an_epilogue_with_an_input_that_samples_share() -> None:
