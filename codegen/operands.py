@@ -170,6 +170,26 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class First:
+    """The first column of one sample that a thread works on, of a space that threads may split."""
+
+    space: int
+
+    def __str__(self) -> str:
+        return f"start{self.space}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """How many columns of one sample a thread works on."""
+
+    space: int
+
+    def __str__(self) -> str:
+        return f"queries{self.space}"
+
+
+@dataclass(frozen=True)
 class Weight:
     """A packed weight."""
 
@@ -273,6 +293,8 @@ Arg: TypeAlias = (
     | Box
     | Samples
     | Columns
+    | First
+    | Held
     | Weight
     | Struct
     | Element

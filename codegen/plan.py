@@ -4,7 +4,9 @@ Threads share the samples of a segment in one of two ways: *alone*, each runs al
 of its own and never waits, or *together*, they share every call of one chunk. Together they may
 hold tokens of one sample each in the spaces that allow it (*split*) and meet around attention only:
 a thread's activations then never leave its cache. (MiniLM, 90 % zeros, 128 tokens, two threads on
-Zen 5: every call shared 2.4 ms, split 1.7.)
+Zen 5: every call shared 2.4 ms, split 1.7.) Tokens that do not divide evenly leave a *rest*, which
+each thread has behind its own: linears and attention share the work on it. (ViT, 197 tokens: 6
+vectors each and one of the rest, where one thread of two would have 7.)
 
 Waits follow from the flow of data. Memory is given out when shapes are bound, first fit by
 liveness, and given back only where a wait stands between the old use and the new one.
@@ -12,17 +14,19 @@ liveness, and given back only where a wait stands between the old use and the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparse_compiler.codegen.lowering.places import Place, keeps_to_columns
 from sparse_compiler.codegen.operands import Elements, Planes
-from sparse_compiler.codegen.program import Buffer, Call, Segment
+from sparse_compiler.codegen.program import Buffer, Call, Segment, Wait
 
 CHUNK_COLUMNS = 256  # what a chunk aims at: uses each weight often enough
 ALONE_COLUMNS = 128  # fewer would read the weights too often
 SPLIT_COLUMNS = 32  # fewer leave vectors half empty
 LINE = 16  # floats of a cache line
+UNEVEN = 1.05  # columns of the busiest thread to those of the mean, from which a rest pays
 EVEN = 0.9  # share of the threads that must be busy for them to work alone
 
 
@@ -35,38 +39,53 @@ def buffer_of(place: Place) -> int | None:
 
 @dataclass(frozen=True)
 class _Use:
-    """A call's use of a place; own: the space in which it keeps to columns of its own."""
+    """A call's use of a place. own: the space in which a thread keeps to columns of its own, else
+    NaN, unequal to all; kept: the same, where a rest counts as that of whoever writes it."""
 
     place: Place
     mode: str
-    own: int | None
+    own: int | float
+    kept: int | float
     label: str
 
 
-def waits_of(calls: Sequence[Call]) -> dict[int, int | str]:
-    """Per call that needs it: "all", or the space whose threads need not wait when they split.
+def _uses(call: Call) -> list[_Use]:
+    uses = []
+    for place, mode in call.places:
+        if buffer_of(place) is None:
+            continue
+        keeps = call.tokens is not None and keeps_to_columns(call, place, mode)
+        own = call.tokens if call.tokens is not None and keeps else math.nan
+        kept = math.nan if call.gives and mode == "write" else own
+        uses.append(_Use(place, mode, own, kept, call.label))
+    return uses
+
+
+def waits_of(calls: Sequence[Call]) -> dict[int, Wait]:
+    """Per call that needs it: where threads meet.
 
     A wait is needed where a call touches what another thread may still read or write. Threads that
     split, and keep to columns of their own as those before did, need none.
     """
-    waits: dict[int, int | str] = {}
-    split: list[_Use] = []  # since the last wait that threads observe in either way of sharing
-    joint: list[_Use] = []  # since the last wait of threads that do not split
+    waits: dict[int, Wait] = {}
+    split: list[_Use] = []  # since the last wait that threads observe however they share
+    rest: list[_Use] = []  # since the last one of those that share a rest
+    joint: list[_Use] = []  # since the last one of those that do not split
     for i, call in enumerate(calls):
-        now = [
-            _Use(p, m, call.tokens if keeps_to_columns(call, p, m) else None, call.label)
-            for p, m in call.places
-            if buffer_of(p) is not None
-        ]
-        if any(_conflict(a, b) and (a.own is None or a.own != b.own) for a in split for b in now):
-            waits[i] = "all"
-            split, joint = [], []
-        elif any(_conflict(a, b) for a in joint for b in now):
-            waits[i] = "all" if call.tokens is None else call.tokens
+        now = _uses(call)
+        meet = any(_conflict(a, b) for a in joint for b in now)
+        given = any(_conflict(a, b) and a.kept != b.kept for a in rest for b in now)
+        mixed = any(_conflict(a, b) and a.own != b.own for a in split for b in now)
+        if mixed or (meet and call.tokens is None):
+            waits[i] = Wait()
+        elif meet or given:
+            waits[i] = Wait(call.tokens, given)
+        if i in waits:
             joint = []
-            if call.tokens is None:
-                split = []
+            rest = [] if waits[i].stands(split=True, rest=True) else rest
+            split = [] if waits[i].stands(split=True, rest=False) else split
         split += now
+        rest += now
         joint += now
     return waits
 
@@ -91,7 +110,8 @@ class Sharing:
 
     samples, per: in all and in a chunk. alone: each thread runs chunks of its own. ld, columns: per
     space, the floats between planes, and the columns of one sample. part: per space the columns
-    that each thread holds, 0 where they do not split.
+    that each thread holds, 0 where they do not split; rest: those at the end that
+    all of them have.
     """
 
     samples: int
@@ -100,6 +120,7 @@ class Sharing:
     threads: int
     columns: tuple[int, ...]
     part: tuple[int, ...]
+    rest: tuple[int, ...]
     ld: tuple[int, ...]
 
 
@@ -122,18 +143,30 @@ def share(segment: Segment, samples: int, columns: Sequence[int], threads: int) 
     chunks = -(-samples // per)
     turns = -(-chunks // threads)
     alone = threads > 1 and samples >= turns * threads * per * EVEN
-    parts = []
+    parts, rests = [], []
     for size, space in zip(columns, segment.spaces, strict=True):
-        part = lines(-(-size // threads))
-        splits = threads > 1 and not alone and space.tokens and part >= SPLIT_COLUMNS
-        parts.append(part if splits and part * (threads - 1) < size else 0)
+        splits = threads > 1 and not alone and space.tokens
+        part, rest = _divided(size, threads) if splits else (0, 0)
+        parts.append(part)
+        rests.append(rest)
     if any(parts):
         per = 1
     ld = [
-        (lines(part or per * size) // LINE | 1) * LINE
-        for part, size in zip(parts, columns, strict=True)
+        (lines(part + rest or per * size) // LINE | 1) * LINE
+        for part, rest, size in zip(parts, rests, columns, strict=True)
     ]
-    return Sharing(samples, per, alone, threads, tuple(columns), tuple(parts), tuple(ld))
+    return Sharing(
+        samples, per, alone, threads, tuple(columns), tuple(parts), tuple(rests), tuple(ld)
+    )
+
+
+def _divided(columns: int, threads: int) -> tuple[int, int]:
+    """The columns that each thread holds, and the rest; (0, 0) where too few for a split."""
+    most, least = lines(-(-columns // threads)), columns // threads // LINE * LINE
+    if least >= SPLIT_COLUMNS and most * threads >= UNEVEN * lines(columns):
+        return least, columns - least * threads
+    fits = most >= SPLIT_COLUMNS and most * (threads - 1) < columns
+    return (most, 0) if fits else (0, 0)
 
 
 def lines(floats: int) -> int:
@@ -154,15 +187,15 @@ class Arena:
 def arrange(segment: Segment, sharing: Sharing, floats: Sequence[int]) -> Arena:
     """Gives each buffer, of that many floats, a place: first fit by liveness."""
     local = [_is_local(b, sharing) for b in segment.buffers]
-    every = sorted(segment.waits)
-    always = [i for i in every if segment.waits[i] == "all"]
+    split, rest = any(sharing.part), any(sharing.rest)
+    waits = [i for i in sorted(segment.waits) if segment.waits[i].stands(split=split, rest=rest)]
     ends = []
     for buffer, mine in zip(segment.buffers, local, strict=True):
-        if sharing.alone or (buffer.space is not None and mine and not buffer.foreign):
+        kept = buffer.space is not None and mine and not buffer.foreign
+        if sharing.alone or (kept and not rest):
             ends.append(buffer.last + 1)
         else:
-            split = any(sharing.part)
-            ends.append(_next(always if split else every, buffer.last, len(segment.calls)))
+            ends.append(_next(waits, buffer.last, len(segment.calls)))
     offsets = [0] * len(floats)
     totals = {True: 0, False: 0}
     order = sorted(range(len(floats)), key=lambda i: segment.buffers[i].first)

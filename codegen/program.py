@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sparse_compiler.codegen.operands import (
     Arg,
     Elements,
+    Foreign,
     Planes,
     Weight,
     Written,
@@ -81,6 +82,11 @@ class Call:
         return next((arg.index for arg in self.args if isinstance(arg, Weight)), None)
 
     @property
+    def gives(self) -> bool:
+        """Whether threads share the work on the rest behind their columns, and give the results."""
+        return any(isinstance(arg, Weight | Foreign) for arg in self.args)
+
+    @property
     def space(self) -> int | None:
         """The space of the planes that the call writes first."""
         return next((arg.planes.space for arg in self.args if isinstance(arg, Written)), None)
@@ -93,10 +99,29 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """All threads meet before a call; unless, where there is a `space`, they hold columns of it
+    each. given: then too, if they give one another results on a rest."""
+
+    space: int | None = None
+    given: bool = False
+
+    def stands(self, *, split: bool, rest: bool) -> bool:
+        """Whether threads meet where they share the segment so."""
+        return self.space is None or not split or (rest and self.given)
+
+    def __str__(self) -> str:
+        if self.space is None:
+            return "sync; "
+        return f"sync n{self.space}{' or rest' * self.given}; "
+
+
+@dataclass(frozen=True)
 class WeightEntry:
     """A constant of a segment, by graph value.
 
-    kind: "packed" (in its storage format), "raw" (row-major), "mask" (an attention mask made
+    kind: "packed" (in its storage format), "winograd" (so, transformed by `lowering/dense_conv.py`;
+    `type` is the result's), "raw" (row-major), "mask" (an attention mask made
     additive, keys outside), or "planes" in the layout of `type`. groups, taps: of a packed
     convolution; no taps for a linear. per_shape: depends on the bound sizes too. carried: holds a
     part for each sample.
@@ -116,9 +141,8 @@ class Segment:
     """One native function.
 
     inputs, outputs: row-major tensors of the graph by name, and whether their first dimension
-    counts samples; weights: constants; samples: how many independent samples. waits: per call
-    that needs it, "all" where all threads meet before it, or the space whose threads meet unless
-    they hold columns each. nodes: graph values computed inside. checked: those whose kernels may
+    counts samples; weights: constants; samples: how many independent samples. waits: before
+    calls. nodes: graph values computed inside. checked: those whose kernels may
     find an index out of range.
     """
 
@@ -131,7 +155,7 @@ class Segment:
     buffers: tuple[Buffer, ...]
     calls: tuple[Call, ...]
     samples: Dim
-    waits: Mapping[int, int | str]
+    waits: Mapping[int, Wait]
     nodes: tuple[str, ...]
     checked: tuple[str, ...] = ()
     single: bool = False
@@ -152,9 +176,7 @@ class Segment:
         lines += [f"  b{i}: {_buffer_text(b)}" for i, b in enumerate(self.buffers)]
         lines.append(f"  for chunks of {print_dim(self.samples)} samples:")
         for i, call in enumerate(self.calls):
-            wait = self.waits.get(i)
-            meet = "" if wait is None else "sync; " if wait == "all" else f"sync n{wait}; "
-            lines.append(f"    {meet}{call}   # {call.label}")
+            lines.append(f"    {self.waits.get(i, '')}{call}   # {call.label}")
         return "\n".join(lines)
 
 

@@ -19,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparse_compiler.formats.base import FORMATS
+from sparse_compiler.runtime.packing import Layer as LayerSizes
+from sparse_compiler.runtime.packing import Matrix, Tiles
+
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "codegen" / "cpu"
 FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
@@ -46,6 +50,14 @@ class Layer:
     @property
     def out(self) -> int:
         return (self.size + 2 * self.pad - self.kernel) // self.stride + 1
+
+    @property
+    def columns(self) -> int:
+        return self.out**2
+
+    @property
+    def taps(self) -> int:
+        return self.kernel**2
 
     @property
     def name(self) -> str:
@@ -89,19 +101,19 @@ def pointer(tensor: Tensor) -> ctypes.c_void_p:
 def pack(lib: ctypes.CDLL, width: int, format_: str, layer: Layer, weight: Tensor,
          forced: list[int]) -> tuple[Tensor, list[int]]:  # fmt: skip
     m, k = weight.shape
-    tiles = [ctypes.c_int() for _ in range(3)]
+    stored = FORMATS[format_]
     nnz = int(weight.count_nonzero()) // layer.groups
-    n, taps = layer.out**2, layer.kernel**2
-    sizes = [ctypes.c_int64(i) for i in (m // layer.groups, k, nnz, n, taps)]
-    getattr(lib, f"sc_{format_}_conv_tiles")(*sizes, width, *map(ctypes.byref, tiles))
-    for tile, value in zip(tiles, forced, strict=False):
-        tile.value = value or tile.value
-    sizes = [ctypes.c_int64(i) for i in (m, k, k, layer.groups)]
-    bytes_of = getattr(lib, f"sc_{format_}_grouped_bytes")
+    tiles = Tiles(0, 0, 0, *stored.parameters, 0)
+    shape = LayerSizes(m // layer.groups, k, nnz, layer.columns, layer.taps, width)
+    lib[f"sc_{stored.family}_tiles"](ctypes.byref(shape), ctypes.byref(tiles))
+    for name, value in zip(("k_tile", "panel_vectors", "row_block"), forced, strict=False):
+        setattr(tiles, name, value or getattr(tiles, name))
+    matrix = Matrix(weight.data_ptr(), m, k, k, layer.groups)
+    bytes_of = lib[f"sc_{stored.family}_bytes"]
     bytes_of.restype = ctypes.c_int64
-    blob = aligned(bytes_of(pointer(weight), *sizes, *tiles) // 4)
-    getattr(lib, f"sc_{format_}_grouped_pack")(pointer(weight), *sizes, *tiles, pointer(blob))
-    return blob, [tile.value for tile in tiles]
+    blob = aligned(bytes_of(ctypes.byref(matrix), ctypes.byref(tiles)) // 4)
+    lib[f"sc_{stored.family}_pack"](ctypes.byref(matrix), ctypes.byref(tiles), pointer(blob))
+    return blob, [tiles.k_tile, tiles.panel_vectors, tiles.row_block]
 
 
 class Native:

@@ -58,13 +58,23 @@ static double time_depthwise(int64_t channels, int64_t size, int64_t kernel, int
   const sc::Window w = window(1, size, kernel, stride, kernel / 2);
   const Planes p(channels, w.in_columns(), w.out_columns());
   float* weight = random_plane(channels, w.taps());
-  const Scratch scratch(2, sc::depthwise_scratch_floats(w));
+  const Scratch scratch(2, sc::depthwise_direct_scratch_floats(w));
   const auto relu6 = [](V v, int64_t, int64_t) { return sc::relu6(v); };
-  const double t = best([&] {
-    on_team(2, [&](sc::Team& team) {
-      sc::depthwise(team, weight, channels, 1, w, p.x, p.ldx, p.y, p.ldy, scratch(team), relu6);
+  const auto run = [&](auto k, auto s) {
+    return best([&] {
+      on_team(2, [&](sc::Team& team) {
+        sc::depthwise_direct<k, s>(team, weight, channels, 1, w, p.x, p.ldx, p.y, p.ldy,
+                                   scratch(team), relu6);
+      });
     });
-  });
+  };
+  const auto of_height = [&](auto k) {
+    return stride == 1 ? run(k, std::integral_constant<int, 1>())
+                       : run(k, std::integral_constant<int, 2>());
+  };
+  const double t = kernel == 3   ? of_height(std::integral_constant<int, 3>())
+                   : kernel == 5 ? of_height(std::integral_constant<int, 5>())
+                                 : of_height(std::integral_constant<int, 7>());
   report("depthwise", channels, w, t);
   free(weight);
   return t;

@@ -14,8 +14,10 @@ from sparse_compiler.codegen.operands import (
     ConstantPlanes,
     Element,
     Elements,
+    First,
     Foreign,
     Functor,
+    Held,
     Own,
     Planes,
     Read,
@@ -30,12 +32,12 @@ from sparse_compiler.codegen.operands import (
     Written,
     ld_of,
 )
-from sparse_compiler.codegen.program import Segment
+from sparse_compiler.codegen.program import Call, Segment
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.ir.types import Dim, symbol
 
 HEADER = 6  # numbers before those of spaces: samples, per, alone, scratch, local, threads
-PER_SPACE = 3  # columns, part, ld
+PER_SPACE = 4  # columns, part, ld, rest
 PER_BUFFER = 2  # local, offset
 
 
@@ -91,7 +93,7 @@ class ArgumentPrinter:
     def __init__(
         self,
         segment: Segment,
-        functor: Callable[[Functor, int | None], str],
+        functor: Callable[[Functor, ArgumentPrinter, int | None], str],
         scalar: Callable[[ScalarFunctor], str],
     ) -> None:
         self.segment, self.functor, self.scalar = segment, functor, scalar
@@ -145,7 +147,11 @@ class ArgumentPrinter:
             case Samples(factor=factor):
                 return self.times("here", factor)
             case Columns(space=space):
-                return f"n{space}"
+                return self.columns(space)
+            case First(space=space):
+                return self.start(space)
+            case Held(space=space):
+                return f"queries{space}"
             case Weight(index=index):
                 return f"weight[{index}]"
             case Word(text=text):
@@ -164,10 +170,18 @@ class ArgumentPrinter:
             case Scratch():
                 return "scratch"
             case Functor():
-                return self.functor(arg, tokens)
+                return self.functor(arg, self, tokens)
             case ScalarFunctor():
                 return self.scalar(arg)
         raise CodegenError(f"no way to print the argument {arg!r}")
+
+    def columns(self, space: int) -> str:
+        """Columns of a chunk that the call works on."""
+        return f"n{space}"
+
+    def start(self, space: int) -> str:
+        """The first column of a sample that the call works on."""
+        return f"start{space}"
 
     def ld(self, planes: Planes) -> str:
         """Floats between rows."""
@@ -186,7 +200,7 @@ class ArgumentPrinter:
         if planes.step != 0:
             start += f" + {self.times('first', planes.step)}"
         if tokens is not None:
-            start += f" + start{planes.space}"
+            start += f" + {self.start(planes.space)}"
         return [start, self.number(ld_of_constant(planes.index))]
 
     def element_pointer(self, place: Elements) -> str:
@@ -202,7 +216,7 @@ class ArgumentPrinter:
 
     def own(self, own: Own) -> str:
         """Memory from a thread's own columns on."""
-        start = self.times(f"start{own.space}", own.factor)
+        start = self.times(self.start(own.space), own.factor)
         if isinstance(own.place, Planes):
             return f"{self.pointer(own.place)} + {start}, {self.ld(own.place)}"
         return f"{self.element_pointer(own.place)} + {start}"
@@ -224,3 +238,43 @@ class ArgumentPrinter:
         const = "" if strided.written else "const "
         type_ = f"At<{const}{c_type(dtype)}, {len(strided.strides)}>"
         return f"{type_}{{{pointer}, {{{strides}}}}}"
+
+
+class OwnPrinter(ArgumentPrinter):
+    """Arguments of a call on a thread's own columns, without the rest behind them."""
+
+    def columns(self, space: int) -> str:
+        return f"own{space}"
+
+
+class RestPrinter(ArgumentPrinter):
+    """Arguments of a call on the rest behind a thread's own columns."""
+
+    def columns(self, space: int) -> str:
+        return f"span{space}.rest"
+
+    def start(self, space: int) -> str:
+        return f"rest{space}.start"
+
+    def pointer(self, planes: Planes, base: str = "b") -> str:
+        """As of the thread's own columns, behind which the rest lies."""
+        own = super().pointer(planes, base)
+        return f"{own} + part{planes.space}" if self.segment.spaces[planes.space].tokens else own
+
+
+def in_whole_samples(call: Call) -> bool:
+    """True where a call on a thread's own columns touches such of whole samples too."""
+    return any(map(_counts_columns, call.args))
+
+
+def _counts_columns(arg: Any) -> bool:
+    match arg:
+        case Own():
+            return True
+        case Functor(operands=operands):
+            return any(map(_counts_columns, operands))
+        case Read(planes=ConstantPlanes(), column=column):
+            return column
+        case Struct(fields=fields):
+            return any(map(_counts_columns, fields))
+    return False

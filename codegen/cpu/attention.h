@@ -27,12 +27,9 @@ struct Attention {
   const float* mask;
   int64_t mask_b, mask_h, mask_k, mask_q;
   // Where threads hold tokens of one sample each: these queries are query0, query0 + 1, ... of it,
-  // and key j is column j % part of the planes that lie j / part * part_stride floats after k and v.
-  // part = 0: all keys lie in one piece.
-  int64_t query0 = 0, part = 0, part_stride = 0;
-  // Masks of samples that repeat, as those of shifted windows do: sample b has the mask of
-  // b % mask_period. 0: each has its own, by mask_b.
-  int64_t mask_period = 0;
+  // and key j is column j % part of the planes j / part * part_stride floats after k and v.
+  // part = 0: all keys lie in one piece. The last `rest` keys lie from rest_at on, in one piece.
+  int64_t query0 = 0, part = 0, part_stride = 0, rest = 0, rest_at = 0;
   // What a query that sees no key gets: zeros, as torch's attention gives, or NaN, as a softmax.
   float unseeing = 0;
 };
@@ -40,28 +37,51 @@ struct Attention {
 // kAttentionRows x kAttentionPanel accumulators, kAttentionPanel operands and a broadcast fit.
 #if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers
 constexpr int kAttentionRows = 6;
-constexpr int kAttentionPanel = 4;                // vectors of queries in a panel
+constexpr int kAttentionPanel = 4;  // vectors of queries in a panel
 #else  // 16 registers
 constexpr int kAttentionRows = 6;
 constexpr int kAttentionPanel = 2;
 #endif
 constexpr int kKeyBlock = 128;
+constexpr int kKeyStride = kKeyBlock + 16;  // no power of two, so that all sets of L1 are used
 constexpr int kAttentionGroup = 16;  // vectors of queries that share packed keys and values
 
 // Floats of scratch each thread needs.
 inline int64_t attention_scratch_floats(const Attention& a) {
   const int64_t queries = kAttentionGroup * W;
-  return (a.d + a.dv + 2) * queries + (a.d + a.dv + kAttentionPanel * W) * kKeyBlock + 16;
+  return (a.d + a.dv + 2) * queries + (a.d + a.dv) * kKeyStride + kAttentionPanel * W * kKeyBlock +
+         16;
 }
 
-// out[r][.] = sum_d x[d * kKeyBlock + r] * y[d][.]: scores of R keys; top = their maximum.
+// Rows of an additive mask at R keys and N vectors of queries.
+struct MaskRows {
+  const float* at;
+  int64_t key;
+  bool query;  // one number for each query, not one for all of them
+
+  SC_INLINE V operator()(int r, int j) const {
+    const float* row = at + r * key;
+    return query ? load(row + j * W) : splat(*row);
+  }
+};
+
+// Rows whose lines are fetched while scores are computed.
+struct Ahead {
+  const float* line;
+  int64_t step;
+};
+
+// out[r][.] = mask(r, .) + sum_d x[d * kKeyStride + r] * y[d][.]: scores of R keys; top = their
+// maximum.
 template <int R, int N>
-SC_INLINE void score_rows(const float* x, const float* y, int64_t d, float* out, V (&top)[N]) {
+SC_INLINE void score_rows(const float* x, const float* y, int64_t d, Ahead ahead,
+                          const MaskRows& mask, float* out, V (&top)[N]) {
   V acc[R][N] = {};
-  for (int64_t i = 0; i < d; i++) {
+  for (int64_t i = 0; i < d; i++, ahead.line += ahead.step) {
+    __builtin_prefetch(ahead.line);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const V w = splat(x[i * kKeyBlock + r]);
+      const V w = splat(x[i * kKeyStride + r]);
 #pragma GCC unroll 4
       for (int j = 0; j < N; j++) acc[r][j] += w * load(y + (i * N + j) * W);
     }
@@ -70,13 +90,14 @@ SC_INLINE void score_rows(const float* x, const float* y, int64_t d, float* out,
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 4
     for (int j = 0; j < N; j++) {
-      store(out + (r * N + j) * W, acc[r][j]);
-      top[j] = max_right(acc[r][j], top[j]);
+      const V score = acc[r][j] + mask(r, j);
+      store(out + (r * N + j) * W, score);
+      top[j] = max_right(score, top[j]);
     }
   }
 }
 
-// out[r][.] = out[r][.] * decay + sum_k x[r * kKeyBlock + k] * p[k][.]: R features of the output.
+// out[r][.] = out[r][.] * decay + sum_k x[r * kKeyStride + k] * p[k][.]: R features of the output.
 template <int R, int N>
 SC_INLINE void value_rows(const float* x, const float* p, int64_t keys, float* out, bool first,
                           const V (&decay)[N]) {
@@ -91,7 +112,7 @@ SC_INLINE void value_rows(const float* x, const float* p, int64_t keys, float* o
   for (int64_t k = 0; k < keys; k++) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const V w = splat(x[r * kKeyBlock + k]);
+      const V w = splat(x[r * kKeyStride + k]);
 #pragma GCC unroll 4
       for (int j = 0; j < N; j++) acc[r][j] += w * load(p + (k * N + j) * W);
     }
@@ -113,6 +134,39 @@ SC_INLINE void by_rows(int64_t n, const Step& step) {
   if (i < n) step.template run<1>(i);
 }
 
+// Floats from the first key of a sample to key j: see `part`.
+inline int64_t key_at(const Attention& a, int64_t j) {
+  if (j >= a.sk - a.rest) return a.rest_at + j - (a.sk - a.rest);
+  return a.part ? j / a.part * a.part_stride + j % a.part : j;
+}
+// Keys from j on that lie side by side.
+inline int64_t keys_side_by_side(const Attention& a, int64_t j) {
+  return j >= a.sk - a.rest || !a.part ? a.sk - j : a.part - j % a.part;
+}
+
+// The block of keys and values after this one, of the next head if there is none: another thread's
+// cache may hold it, so it is fetched in time.
+struct NextKeys {
+  const Attention& a;
+  const float *k, *v;
+  int64_t key, lines;
+
+  NextKeys(const Attention& a, int64_t b, int64_t h, int64_t key) : a(a), key(key) {
+    const int64_t head = h / a.group;
+    k = a.k + head * a.k_head * a.ldk + b * a.sk;
+    v = a.v + head * a.v_head * a.ldv + b * a.sk;
+    const int64_t keys = key < a.sk ? a.sk - key : 0;
+    lines = ((keys < kKeyBlock ? keys : kKeyBlock) + 15) / 16;
+  }
+  // Line i of a feature: first those of the keys, then those of the values.
+  SC_INLINE Ahead line(int64_t i) const {
+    const bool values = i >= lines;
+    const int64_t column = key_at(a, key + 16 * (values ? i - lines : i));
+    if (i >= 2 * lines) return {k, 0};
+    return values ? Ahead{v + column, a.v_feature * a.ldv} : Ahead{k + column, a.k_feature * a.ldk};
+  }
+};
+
 // One (sample, head) and one group of query vectors; everything lives in scratch.
 struct AttentionGroup {
   const Attention& a;
@@ -124,8 +178,8 @@ struct AttentionGroup {
       : a(a), b(b), h(h), first_query(first_query) {
     const int64_t queries = kAttentionGroup * W;
     k = (float*)((uintptr_t(scratch) + 63) & ~uintptr_t(63));
-    v = k + a.d * kKeyBlock;
-    scores = v + a.dv * kKeyBlock;
+    v = k + a.d * kKeyStride;
+    scores = v + a.dv * kKeyStride;
     q = scores + kKeyBlock * kAttentionPanel * W;
     o = q + a.d * queries;
     top = o + a.dv * queries;
@@ -159,7 +213,7 @@ struct AttentionGroup {
   // to[row][0 .. keys) = from[row][0 .. keys) at a constant stride.
   static void pack(const float* from, int64_t stride, int64_t rows, int64_t keys, float* to) {
     const int64_t whole = keys / W * W;
-    for (int64_t r = 0; r < rows; r++, from += stride, to += kKeyBlock) {
+    for (int64_t r = 0; r < rows; r++, from += stride, to += kKeyStride) {
       for (int64_t i = 0; i < whole; i += W) store(to + i, load(from + i));
       for (int64_t i = whole; i < keys; i++) to[i] = from[i];
     }
@@ -167,47 +221,51 @@ struct AttentionGroup {
   void pack_keys(int64_t key, int64_t keys) const {
     const float* from_k = a.k + h / a.group * a.k_head * a.ldk + b * a.sk;
     const float* from_v = a.v + h / a.group * a.v_head * a.ldv + b * a.sk;
-    const int64_t part = a.part ? a.part : a.sk;
     for (int64_t done = 0, count; done < keys; done += count) {
-      const int64_t piece = (key + done) / part, column = (key + done) % part;
-      const int64_t at = piece * a.part_stride + column;
-      count = keys - done < part - column ? keys - done : part - column;
+      const int64_t at = key_at(a, key + done), whole = keys_side_by_side(a, key + done);
+      count = keys - done < whole ? keys - done : whole;
       pack(from_k + at, a.k_feature * a.ldk, a.d, count, k + done);
       pack(from_v + at, a.v_feature * a.ldv, a.dv, count, v + done);
     }
   }
 
-  // Adds the mask, hides keys after the query, and takes the maximum anew.
+  // Hides keys after the query, and takes the maximum anew.
   template <int N>
-  void mask_scores(int64_t vector, int64_t key, int64_t keys, V (&block_top)[N]) const {
-    const int64_t query = first_query + vector * W;
-    const int64_t of = a.mask_period ? b % a.mask_period : b;
-    const float* m = a.mask + of * a.mask_b + h * a.mask_h + key * a.mask_k + query * a.mask_q;
+  void hide_later_keys(int64_t vector, int64_t key, int64_t keys, V (&block_top)[N]) const {
+    const int64_t query = a.query0 + first_query + vector * W;
     VI lane;
     for (int i = 0; i < W; i++) lane[i] = i;
     for (int j = 0; j < N; j++) block_top[j] = splat(-kInfinity);
     for (int64_t i = 0; i < keys; i++)
       for (int j = 0; j < N; j++) {
         float* s = scores + (i * N + j) * W;
-        V x = load(s);
-        if (a.mask)
-          x += a.mask_q ? load(m + i * a.mask_k + j * W) : splat(m[i * a.mask_k]);
-        if (a.causal)
-          x = select(lane >= splat_int(int32_t(key + i - a.query0 - query - j * W)), x,
-                     splat(-kInfinity));
+        const V x = select(lane >= splat_int(int32_t(key + i - query - j * W)), load(s),
+                           splat(-kInfinity));
         store(s, x);
         block_top[j] = max_right(x, block_top[j]);
       }
+  }
+
+  // The mask of the first query of a vector, at a key.
+  MaskRows mask_at(int64_t vector, int64_t key) const {
+    static const float none = 0;
+    if (!a.mask) return {&none, 0, false};
+    const int64_t query = first_query + vector * W;
+    return {a.mask + b * a.mask_b + h * a.mask_h + key * a.mask_k + query * a.mask_q, a.mask_k,
+            a.mask_q != 0};
   }
 
   template <int N>
   struct Scores {
     const AttentionGroup& g;
     int64_t vector;
+    MaskRows mask;
+    const NextKeys& next;
     V (&top)[N];
     template <int R>
     SC_INLINE void run(int64_t i) const {
-      score_rows<R, N>(g.k + i, g.q + vector * W * g.a.d, g.a.d, g.scores + i * N * W, top);
+      score_rows<R, N>(g.k + i, g.q + vector * W * g.a.d, g.a.d, next.line(i / kAttentionRows),
+                       {mask.at + i * mask.key, mask.key, mask.query}, g.scores + i * N * W, top);
     }
   };
   template <int N>
@@ -218,22 +276,21 @@ struct AttentionGroup {
     const V (&decay)[N];
     template <int R>
     SC_INLINE void run(int64_t i) const {
-      value_rows<R, N>(g.v + i * kKeyBlock, g.scores, keys,
+      value_rows<R, N>(g.v + i * kKeyStride, g.scores, keys,
                        g.o + vector * W * g.a.dv + i * N * W, first, decay);
     }
   };
 
   // One panel of queries against one block of packed keys.
   template <int N>
-  void attend(int64_t vector, int64_t key, int64_t keys) const {
+  void attend(int64_t vector, int64_t key, int64_t keys, const NextKeys& next) const {
     const int64_t query = a.query0 + first_query + vector * W;
     if (a.causal && key > query + N * W - 1) return;
     if (a.causal && keys > query + N * W - key) keys = query + N * W - key;
     V block_top[N], decay[N], shift[N], total[N] = {};
     for (int j = 0; j < N; j++) block_top[j] = splat(-kInfinity);
-    by_rows(keys, Scores<N>{*this, vector, block_top});
-    if (a.mask || (a.causal && key + keys - 1 > query))
-      mask_scores<N>(vector, key, keys, block_top);
+    by_rows(keys, Scores<N>{*this, vector, mask_at(vector, key), next, block_top});
+    if (a.causal && key + keys - 1 > query) hide_later_keys<N>(vector, key, keys, block_top);
     for (int j = 0; j < N; j++) {
       float* t = top + (vector + j) * W;
       const V now = max_right(block_top[j], load(t));
@@ -277,14 +334,18 @@ struct AttentionGroup {
       }
   }
 
-  // Calls f(first vector, N) for panels of kAttentionPanel vectors, then 2, then 1.
+  // Calls f(first vector, N) for panels of at most kAttentionPanel vectors, as even as can be.
   template <class F>
   SC_INLINE static void panels(int64_t count, const F& f) {
     int64_t i = 0;
-    for (; i + kAttentionPanel <= count; i += kAttentionPanel)
-      f(i, std::integral_constant<int, kAttentionPanel>());
-    if (kAttentionPanel > 2 && i + 2 <= count) f(i, std::integral_constant<int, 2>()), i += 2;
-    for (; i < count; i++) f(i, std::integral_constant<int, 1>());
+    for (int64_t left = (count + kAttentionPanel - 1) / kAttentionPanel; left > 0; left--) {
+      const int64_t n = (count - i + left - 1) / left;
+      if (kAttentionPanel > 3 && n == 4) f(i, std::integral_constant<int, 4>());
+      else if (kAttentionPanel > 2 && n == 3) f(i, std::integral_constant<int, 3>());
+      else if (n == 2) f(i, std::integral_constant<int, 2>());
+      else f(i, std::integral_constant<int, 1>());
+      i += n;
+    }
   }
 
   void run(int64_t count) const {
@@ -300,7 +361,10 @@ struct AttentionGroup {
       const int64_t most = rest < kKeyBlock ? rest : kKeyBlock;  // even may be all of a block
       const int64_t keys = rounded < most ? rounded : most;
       pack_keys(key, keys);
-      panels(count, [&](int64_t i, auto n) { attend<n()>(i, key, keys); });
+      const bool same = block + 1 < blocks;
+      const NextKeys next(a, b, same ? h : h + 1, same ? key + keys : h + 1 < a.heads ? 0 : a.sk);
+      const NextKeys none(a, b, h, a.sk);
+      panels(count, [&](int64_t i, auto n) { attend<n()>(i, key, keys, i ? none : next); });
       key += keys;
     }
     panels(count, [&](int64_t i, auto n) { store_queries<n()>(i); });
@@ -317,6 +381,13 @@ inline int64_t attention_start(int64_t heads, int64_t per_head, bool causal, int
   return target / cost * per_head + vector;
 }
 
+// Query vectors [first, last) of one head of sample b.
+inline void attention_of_head(const Attention& a, int64_t b, int64_t h, int64_t first, int64_t last,
+                              float* scratch) {
+  for (int64_t vector = first; vector < last; vector += kAttentionGroup)
+    AttentionGroup(a, scratch, b, h, vector * W).run(min64(kAttentionGroup, last - vector));
+}
+
 // All threads of the team; scratch: this thread's own attention_scratch_floats(a) floats.
 inline void attention(Team& team, const Attention& a, float* scratch) {
   const int64_t per_head = vectors(a.sq), heads = a.samples * a.heads;
@@ -324,10 +395,9 @@ inline void attention(Team& team, const Attention& a, float* scratch) {
   const int64_t end = attention_start(heads, per_head, a.causal, team.id + 1, team.size);
   for (int64_t i = attention_start(heads, per_head, a.causal, team.id, team.size); i < end;) {
     const int64_t bh = i / per_head, vector = i % per_head;
-    int64_t count = per_head - vector < kAttentionGroup ? per_head - vector : kAttentionGroup;
-    if (end - i < count) count = end - i;
-    AttentionGroup(a, scratch, bh / a.heads, bh % a.heads, vector * W).run(count);
-    i += count;
+    const int64_t last = min64(per_head, vector + end - i);
+    attention_of_head(a, bh / a.heads, bh % a.heads, vector, last, scratch);
+    i += last - vector;
   }
 }
 

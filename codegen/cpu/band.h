@@ -2,8 +2,7 @@
 // vector load at a fixed distance. Strided windows read from phases: columns (and rows) 0, s, 2s ..
 // of the bordered image lie together, so that neighbouring outputs read neighbouring floats.
 #pragma once
-#include <utility>
-
+#include "lanes.h"
 #include "reduce.h"
 #include "stage.h"
 #include "window.h"
@@ -15,24 +14,13 @@ constexpr int64_t kBandFloats = 4096;
 // Output lines of a tile: the heights of common images are its multiples.
 constexpr int kTileLines = 7;
 
-// Lanes 0, 2, .. and 1, 3, .. of two vectors that lie side by side.
-using LaneList = std::make_integer_sequence<int, W>;
-template <int... I>
-SC_INLINE V even_lanes(V a, V b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, 2 * I...);
-}
-template <int... I>
-SC_INLINE V odd_lanes(V a, V b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (2 * I + 1)...);
-}
-
-struct Band {
+struct PaddedLines {
   const Window& w;
   int64_t pitch;  // floats between rows of a phase
   int64_t lines;  // output lines at a time
   int64_t plane;  // floats between phases
 
-  explicit Band(const Window& w) : w(w) {
+  explicit PaddedLines(const Window& w) : w(w) {
     pitch = vectors(w.out[2] + (w.kernel[2] - 1) * w.dilation[2] / w.stride[2]) * W;
     lines = w.out[1];
     if (floats() > kBandFloats) {

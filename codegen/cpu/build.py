@@ -126,9 +126,14 @@ def kernel_folder() -> Path:
 @lru_cache(maxsize=1)
 def _headers_digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted(kernel_folder().glob("*.h")):
+    for path in sorted([*kernel_folder().glob("*.h"), *kernel_folder().glob("*.cpp")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def kernel_version() -> str:
+    """Changes with every change of a kernel."""
+    return _headers_digest()[:16]
 
 
 def cache_key(source: str, toolchain: Toolchain) -> str:

@@ -1,8 +1,12 @@
 // Convolutions on planes: y[M planes] = epilogue(W . windows of x), the linear kernels over
 // K = channels of a group * taps rows that the panel copy gathers (window.h).
 #pragma once
+#include "conv_bands.h"
+#include "linear_bitmap.h"
+#include "linear_block.h"
 #include "linear_csr.h"
 #include "linear_dense.h"
+#include "linear_nm.h"
 #include "window.h"
 
 namespace sc {
@@ -20,12 +24,24 @@ struct ConvWork {
     const PackedHeader* own = h;
     for (int64_t g = 0; g < h->groups; g++, own = next_group(own)) weights += double(own->nnz);
     const double rows = double(h->rows * h->groups);
-    sums = h->format == kCsr ? .15 * weights + 1.2 * rows * double(h->tiles()) : .13 * weights;
+    const bool rows_alone = h->format == kCsr || h->format == kBitmap;
+    sums = rows_alone ? .15 * weights + 1.2 * rows * double(h->tiles())
+                      : (h->format == kBlock ? .08 : .13) * weights;
     const double copy = w.plain() ? 1.04 : w.shifted() ? .81 : 2.1;
     copies = (W == 16 ? copy : .6 * copy) * double(h->cols * h->groups);
     seam = 50 * rows * double(h->tiles());
   }
 };
+
+// Sparse weights: columns, as far as each part has some hundred. What the layer before wrote is
+// then in the cache of the core that reads it; fetching it from another's costs more than the seam.
+inline int64_t csr_row_parts(const Team& team, int64_t n_vectors, int64_t blocks) {
+  int64_t row_parts = 1;
+  while (row_parts < team.size && (team.size % row_parts || row_parts > blocks ||
+                                   n_vectors * row_parts / team.size * W < 96))
+    row_parts++;
+  return row_parts;
+}
 
 // The team as the grid of row parts (of groups, where there are enough) x column parts that should
 // take least time.
@@ -44,6 +60,7 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
     const double time = double(wide) * (work.sums * own_units + copies) + seam;
     if (r == 1 || time < least) least = time, row_parts = r;
   }
+  if (h->format == kCsr && h->groups == 1) row_parts = csr_row_parts(team, n_vectors, blocks);
   const int64_t column_parts = team.size / row_parts;
   const int64_t column = team.id % column_parts, row = team.id / column_parts;
   const int64_t vector0 = n_vectors * column / column_parts;
@@ -51,7 +68,7 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
   if (h->groups > 1)
     return {0, blocks, vector0, vector1, h->groups * row / row_parts,
             h->groups * (row + 1) / row_parts};
-  const WorkPrefix prefix{h->format == kCsr ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
+  const WorkPrefix prefix{counts_work(h) ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
                           h->row_block, h->tiles()};
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
 }
@@ -64,6 +81,7 @@ inline int64_t conv_panel_floats(const PackedHeader* h) {
 inline int64_t conv_scratch_floats(const void* packed, const Window& w) {
   const auto* h = static_cast<const PackedHeader*>(packed);
   if (w.plain()) return conv_panel_floats(h);
+  if (in_bands(h, w)) return band_scratch_floats(h, w);
   return conv_panel_floats(h) + WindowSource::memory_floats(w, group_vectors(h, W));
 }
 
@@ -75,7 +93,7 @@ SC_INLINE void with_window(const Team& team, const void* packed, const Window& w
   const Share share = divide_conv(team, h, w);
   const int64_t channels = h->cols / w.taps();
   if (w.plain()) return apply(h, share, PlainRows{x, ldx, channels});
-  apply(h, share, WindowSource(w, x, ldx, channels, group_vectors(h, W),
+  apply(h, share, WindowSource(w, h, x, ldx, channels, group_vectors(h, W),
                                scratch + conv_panel_floats(h)));
 }
 
@@ -84,21 +102,51 @@ SC_INLINE void with_window(const Team& team, const void* packed, const Window& w
 // apart, both multiples of 16; after their last column they may hold anything, and y's last vector
 // is written whole.
 // epilogue(V sum, int64_t row, int64_t col) -> V, once per output vector.
-template <class Epilogue>
+template <class T = float, class Epilogue>
 void conv_csr(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
               float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  const auto* header = static_cast<const PackedHeader*>(packed);
+  if (in_bands(header, w))
+    return conv_bands<T>(team, header, w, x, ldx, y, ldy, scratch, epilogue);
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
-    apply_csr(h, share, source, y, ldy, scratch, epilogue);
+    apply_csr<T>(h, share, source, y, ldy, scratch, epilogue);
   });
 }
 
-template <class Epilogue>
+template <class T = float, class Epilogue>
 void conv_dense(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
                 float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
-    apply_dense(h, share, source, y, ldy, w.out_columns(), scratch, epilogue);
+    apply_dense<T>(h, share, source, y, ldy, w.out_columns(), scratch, epilogue);
+  });
+}
+
+template <int R, int C, class T = float, class Epilogue>
+void conv_block(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+                float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_block<R, C, T>(h, share, source, y, ldy, scratch, epilogue);
+  });
+}
+
+template <class T = float, class Epilogue>
+void conv_nm(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+             float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_nm<T>(h, share, source, y, ldy, scratch, epilogue);
+  });
+}
+
+template <class T = float, class Epilogue>
+void conv_bitmap(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+                 float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_bitmap<T>(h, share, source, y, ldy, scratch, epilogue);
   });
 }
 

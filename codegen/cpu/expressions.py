@@ -109,11 +109,13 @@ C_TYPES: Mapping[str, str] = {
     "i8": "int8_t",
     "u8": "uint8_t",
     "bool": "bool",
+    "f16": "F16",
+    "bf16": "Bf16",
 }
 
 
 def c_type(dtype: str) -> str:
-    """The C++ type of an element. Raises `CodegenError` for half precision and the like."""
+    """The C++ type of an element. Raises `CodegenError` for complex numbers and the like."""
     if dtype not in C_TYPES:
         raise CodegenError(
             f"the CPU has no kernels for elements of {dtype}", fix=f"one of {', '.join(C_TYPES)}"
@@ -212,7 +214,7 @@ class _Vectors:
 def element_code(expr: Expr, dtypes: tuple[str, ...], argument: Callable[[int], str]) -> str:
     """C++ for `expr` on single elements; input i has dtypes[i] and is the code argument(i).
 
-    The value has the type of `ops.scalar.dtype_of`. Raises `CodegenError` on half precision.
+    The value has the type of `ops.scalar.dtype_of`. Half precision is converted, not computed in.
     """
     inside = _dtypes(expr, dtypes)
 

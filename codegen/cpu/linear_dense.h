@@ -139,8 +139,18 @@ SC_INLINE void dense_rows_of_block(int64_t vectors, const float* w, int64_t dept
   }
 }
 
+// n numbers as fp32: where they lie, or converted into `room`.
+SC_INLINE const float* as_floats(const float* from, int64_t, float*) { return from; }
+template <class T>
+SC_INLINE const float* as_floats(const T* from, int64_t n, float* room) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store(room + i, numbers(from + i));
+  for (; i < n; i++) room[i] = number(from[i]);
+  return room;
+}
+
 // One thread's share. Rows of y and of the epilogue count through all groups.
-template <class Source, class Epilogue>
+template <class T = float, class Source, class Epilogue>
 SC_INLINE void apply_dense(const PackedHeader* h, const Share& share, const Source& source,
                            float* y, int64_t ldy, int64_t n, float* scratch,
                            const Epilogue& epilogue) {
@@ -149,17 +159,18 @@ SC_INLINE void apply_dense(const PackedHeader* h, const Share& share, const Sour
   for_each_tile(h, share, source, scratch, kDensePanel, alone,
                 [&](const PackedHeader* own, int64_t g, int64_t t, int64_t rows,
                     const Panels& panels, int64_t p0, int64_t p1) {
-    const float* tile = section<float>(own, own->value_at) +
-                        t * own->k_tile * own->blocks() * kDenseRows;
+    const T* tile = section<T>(own, own->value_at) + t * own->k_tile * own->blocks() * kDenseRows;
+    float* room = scratch + group_vectors(h, W) * min64(h->k_tile, h->cols) * W;
     const bool last = t == own->tiles() - 1;
     for (int64_t b = share.block0; b < share.block1; b++) {
       const int64_t row0 = b * kDenseRows;
+      const float* w = as_floats(tile + row0 * rows, rows * kDenseRows, room);
       for (int64_t p = p0; p < p1; p++) {
         const int64_t v = panels.start(p);
         const DenseOutput out{y,     ldy,    g * own->rows + row0,
                               min64(kDenseRows, own->rows - row0),
                               v * W, t == 0, last};
-        const float *w = tile + row0 * rows, *x = scratch + (v - panels.start(p0)) * rows * W;
+        const float* x = scratch + (v - panels.start(p0)) * rows * W;
         if (p == panels.even) dense_last(tail, w, rows, x, out, epilogue);
         else dense_rows_of_block(panels.start(p + 1) - v, w, rows, x, out, epilogue);
       }

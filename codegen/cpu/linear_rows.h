@@ -2,6 +2,7 @@
 // (rows blob), which spares a copy of them and costs 1 to 2 % of the time.
 #pragma once
 #include "linear_dense.h"
+#include "rest.h"
 
 namespace sc {
 
@@ -73,15 +74,18 @@ SC_INLINE void apply_rows(const PackedHeader* h, const Share& share, const Sourc
 }
 
 // As linear_csr, for a dense or a rows blob packed with row_block == kDenseRows.
-template <class Epilogue>
+template <class T = float, class Epilogue>
 void linear_dense(Team& team, const void* packed_weight, const float* x, int64_t ldx, float* y,
                   int64_t ldy, int64_t n, float* scratch, const Epilogue& epilogue) {
+  if (is_decode(packed_weight))
+    return decode_planes(team, packed_weight, x, ldx, y, ldy, n, scratch, epilogue);
   const auto* h = static_cast<const PackedHeader*>(packed_weight);
-  const Share share = divide(team, h, vectors(n));
-  if constexpr (W > 4)
-    if (h->format == kRows)
-      return apply_rows(h, share, PlainRows{x, ldx}, y, ldy, scratch, epilogue);
-  apply_dense(h, share, PlainRows{x, ldx}, y, ldy, n, scratch, epilogue);
+  for_each_share(team, h, n, y, ldy, [&](const Share& share) {
+    if constexpr (W > 4)
+      if (h->format == kRows)
+        return apply_rows(h, share, PlainRows{x, ldx}, y, ldy, scratch, epilogue);
+    apply_dense<T>(h, share, PlainRows{x, ldx}, y, ldy, n, scratch, epilogue);
+  });
 }
 
 }  // namespace sc

@@ -114,14 +114,15 @@ SC_INLINE V exp(V x) {
   return y * power_of_two(half) * power_of_two(a.n - half);
 }
 // For x <= 0 only, where exp(x) below 1.3e-38 (x = -inf too) comes out as 1.3e-38 or less: softmax.
+// The relative error is 4e-7 + 1.5e-8 |x|, which is below 4e-7 of exp(0).
 SC_INLINE V exp_nonpositive(V x) {
   x = max_right(splat(-87.3f), x);
-  // The exponent bias goes into the rounding constant: the shift drops everything else.
-  const V magic = splat(12582912.f + 127.f);
+  const V magic = splat(12582912.f);
   const V t = x * splat(1.44269504f) + magic;
-  const V n = t - magic;
-  const V r = x - n * splat(0.693359375f) + n * splat(2.12194440e-4f);
-  return (splat(1.f) + expm1_reduced(r)) * from_bits(bits(t) << 23);
+  const V r = x * splat(1.44269504f) - (t - magic);
+  const V y = polynomial(r, {1.f, 0.6931470036506653f, 0.24022242426872253f, 0.05550733581185341f,
+                             0.009671512991189957f, 0.001326472731307149f});
+  return from_bits(bits(y) + (bits(t) << 23));
 }
 SC_INLINE V exp2(V x) {
   const V magic = splat(12582912.f);

@@ -26,7 +26,7 @@ struct PoolTile {
 };
 
 inline int64_t pool_scratch_floats(const Window& w) {
-  const Band band(w);
+  const PaddedLines band(w);
   return band.floats() + band.output().floats() + w.taps() + w.out[2];
 }
 
@@ -34,7 +34,7 @@ inline int64_t pool_scratch_floats(const Window& w) {
 struct PoolTaps {
   int64_t along, count;
 
-  PoolTaps(const Window& w, const Band& band, int32_t* at) : along(0), count(w.taps()) {
+  PoolTaps(const Window& w, const PaddedLines& band, int32_t* at) : along(0), count(w.taps()) {
     band.find_taps(at);
     const int64_t kw = w.kernel[2], other = w.kernel[0] * w.kernel[1];
     if (w.kernel[0] * w.stride[1] * (kw + 2) + other >= kw * other) return;
@@ -45,7 +45,7 @@ struct PoolTaps {
 };
 
 template <class Fold>
-void fold_along(const Window& w, const Band& band, const int32_t* at, int64_t n, float* x) {
+void fold_along(const Window& w, const PaddedLines& band, const int32_t* at, int64_t n, float* x) {
   const int64_t rows = band.slots(n);
   for (int64_t q = 0; q < w.kernel[0] * w.stride[1] * rows; q++) {
     float* row = x + q / rows * w.stride[2] * band.plane + q % rows * band.pitch;
@@ -62,7 +62,7 @@ void fold_along(const Window& w, const Band& band, const int32_t* at, int64_t n,
 template <class Fold, class After, class Epilogue>
 void pool_lines(Team& team, int64_t rows, const Window& w, const float* x, int64_t ldx, float* y,
                 int64_t ldy, float* scratch, const After& after, const Epilogue& epilogue) {
-  const Band band(w);
+  const PaddedLines band(w);
   float* stage = scratch + band.floats();
   int32_t* at = reinterpret_cast<int32_t*>(stage + band.output().floats());
   const PoolTaps taps(w, band, at);

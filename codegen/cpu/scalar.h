@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "half.h"
+
 namespace sc {
 namespace scalar {
 
@@ -13,6 +15,8 @@ namespace scalar {
 
 template <class T>
 constexpr bool kFloating = std::is_floating_point_v<T>;
+template <class T>
+constexpr bool kHalf = std::is_same_v<T, F16> || std::is_same_v<T, Bf16>;
 template <class T>
 constexpr bool kDouble = std::is_same_v<T, double>;
 
@@ -177,8 +181,17 @@ SC_SCALAR T shift_right(T a, T b) {
 // Fractions are cut off; what a number is not false is true.
 template <class T, class X>
 inline __attribute__((always_inline)) T to(X x) {
-  if constexpr (std::is_same_v<T, bool>) return x != X(0);
-  else return T(x);
+  if constexpr (kHalf<X> && !std::is_same_v<T, X>) {
+    return to<T>(widened(x));
+  } else if constexpr (kHalf<T> && !std::is_same_v<T, X>) {
+    T half;
+    narrow(to<float>(x), half);
+    return half;
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return x != X(0);
+  } else {
+    return T(x);
+  }
 }
 
 #undef SC_SCALAR

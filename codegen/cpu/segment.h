@@ -1,22 +1,25 @@
 // What the generated unit of a segment stands on: the sharing of its samples and its pointers.
-// `d` holds the bound numbers: 6 of the segment, 3 of each space, 2 of each buffer, then sizes.
+// `d` holds the bound numbers: 6 of the segment, 4 of each space, 2 of each buffer, then sizes.
 #pragma once
 #include "team.h"
 #include "vec.h"
 
 namespace sc {
 
-SC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 SC_INLINE void widen(int64_t& most, int64_t floats) { most = most > floats ? most : floats; }
 SC_INLINE int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// The columns of a space that this thread works on: all, or `part` of them from `start` on.
+// The columns of a space that this thread works on: all, or `part` of them from `start` on, and the
+// last `rest` ones, which every thread has.
 struct Span {
-  int64_t columns, part, ld, start, queries;
+  int64_t columns, part, ld, rest, start, queries;
 
-  Span(const int64_t* d, int id) : columns(d[0]), part(d[1]), ld(d[2]) {
+  Span(const int64_t* d, int id) : columns(d[0]), part(d[1]), ld(d[2]), rest(d[3]) {
     start = part ? id * part : 0;
-    queries = part ? least(part, columns - start) : columns;
+    queries = part ? min64(part, columns - rest - start) : columns;
+  }
+  Rest rest_of(int id, int size, int64_t stride) const {
+    return {id, size, rest, columns - rest, stride};
   }
 };
 

@@ -13,6 +13,9 @@ from sparse_compiler.codegen.cpu.arguments import (
     PER_BUFFER,
     PER_SPACE,
     ArgumentPrinter,
+    OwnPrinter,
+    RestPrinter,
+    in_whole_samples,
 )
 from sparse_compiler.codegen.cpu.expressions import c_type, scalar_code, vector_code
 from sparse_compiler.codegen.operands import Functor, Planes, Read, ScalarFunctor, Scratch, Vector
@@ -55,7 +58,7 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   const int64_t part_stride = frame.part_stride;
 {declarations}{once}  for (int64_t first = frame.begin; first < frame.samples;
        first += frame.step) {{
-    const int64_t here = least(frame.per, frame.samples - first);
+    const int64_t here = min64(frame.per, frame.samples - first);
 {columns}{body}    team.sync();
 {end}  }}
   (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;
@@ -129,10 +132,12 @@ class _Printer:
         self.segment, self.profile = segment, profile
         self.functors: dict[tuple[Any, ...], str] = {}
         self.arguments = ArgumentPrinter(segment, self.functor, self.scalar)
+        self.own = OwnPrinter(segment, self.functor, self.scalar)
+        self.rest = RestPrinter(segment, self.functor, self.scalar)
 
     # --- functors -------------------------------------------------------------------------------
 
-    def functor(self, functor: Functor, tokens: int | None) -> str:
+    def functor(self, functor: Functor, printer: ArgumentPrinter, tokens: int | None) -> str:
         """An instance of the struct for an expression on vectors."""
         first = 1 if functor.accumulator else 0
         used = sorted(i for i in args_of(functor.expr) if i >= first)
@@ -143,17 +148,19 @@ class _Printer:
             name = f"F{len(self.functors)}"
             self.functors[key] = _functor_text(name, functor, used, operands, reads)
         name = f"F{list(self.functors).index(key)}"
-        values = [text for o in operands for text in self.operand(o, tokens)]
+        values = [text for o in operands for text in self.operand(o, printer, tokens)]
         return f"{name}{{{', '.join(values)}}}"
 
-    def operand(self, operand: Read | Vector, tokens: int | None) -> list[str]:
+    def operand(
+        self, operand: Read | Vector, printer: ArgumentPrinter, tokens: int | None
+    ) -> list[str]:
         """The members from which an operand is read: a pointer, and the floats between rows."""
         if isinstance(operand, Vector):
             return [f"frame.constant<float>({operand.weight})"]
         if isinstance(operand.planes, Planes):
             planes = operand.planes
-            return [self.arguments.pointer(planes), self.arguments.ld(planes)]
-        return self.arguments.constant(operand.planes, tokens if operand.column else None)
+            return [printer.pointer(planes), printer.ld(planes)]
+        return printer.constant(operand.planes, tokens if operand.column else None)
 
     def scalar(self, functor: ScalarFunctor) -> str:
         """An instance of the struct for an expression on elements of any dtype."""
@@ -179,12 +186,19 @@ class _Printer:
         team = "whole" if call.once else "team"
         lines = []
         if wait is not None:
-            lines.append(f"{team if wait == 'all' else f'team{wait}'}.sync();")
+            meeting = "meeting" if wait.given else "team"
+            lines.append(f"{team if wait.space is None else f'{meeting}{wait.space}'}.sync();")
             if self.profile:
                 lines.append(f"watch.stop({len(self.segment.calls) + index});")
         lines.append(f"// %{call.label}")
-        own = team if call.tokens is None else f"team{call.tokens}"
-        lines.append(f"{call.kernel}({own}, {self.arguments.args(call.args, call.tokens)});")
+        tokens = call.tokens
+        if tokens is None or not in_whole_samples(call):
+            own = team if tokens is None else f"team{tokens}"
+            lines.append(f"{call.kernel}({own}, {self.arguments.args(call.args, tokens)});")
+        else:
+            own, rest = (p.args(call.args, tokens) for p in (self.own, self.rest))
+            lines.append(f"{call.kernel}(team{tokens}, {own});")
+            lines.append(f"if (rest{tokens}.columns) {call.kernel}(single, {rest});")
         if self.profile:
             lines.append(f"watch.stop({index});")
         return lines
@@ -203,8 +217,13 @@ class _Printer:
                     f"const int64_t start{i} = span{i}.start, queries{i} = span{i}.queries, "
                     f"part{i} = span{i}.part;"
                 )
-                lines.append(f"Team& team{i} = part{i} ? single : team;")
-                lines.append(f"(void)start{i}, (void)queries{i}, (void)team{i};")
+                lines += [
+                    f"const Rest rest{i} = span{i}.rest_of(id, int(d[5]), part_stride);",
+                    f"Team split{i}(0, 1, &lone, rest{i});",
+                    f"Team& team{i} = part{i} ? split{i} : team;",
+                    f"Team& meeting{i} = {self.any_rest()} ? team : team{i};",
+                    f"(void)start{i}, (void)queries{i}, (void)meeting{i};",
+                ]
             lines.append(f"(void)ld{i};")
         first = HEADER + PER_SPACE * len(self.segment.spaces)
         for i, buffer in enumerate(self.segment.buffers):
@@ -220,13 +239,21 @@ class _Printer:
             lines.append(f"(void)b{i}, (void)f{i};")
         return "".join(f"  {line}\n" for line in lines)
 
+    def any_rest(self) -> str:
+        """True where threads share a rest in some space."""
+        spaces = enumerate(self.segment.spaces)
+        return " || ".join(f"d[{HEADER + PER_SPACE * i + 3}]" for i, s in spaces if s.tokens)
+
     def columns(self, *, once: bool) -> str:
         """The columns of each space in a chunk, or of what all samples share."""
-        count = "span{0}.columns" if once else "here * span{0}.queries"
-        return "".join(
-            f"    const int64_t n{i} = {count.format(i)};\n    (void)n{i};\n"
-            for i in range(len(self.segment.spaces))
-        )
+        lines = []
+        for i, space in enumerate(self.segment.spaces):
+            own = f"span{i}.columns" if once else f"here * span{i}.queries"
+            if space.tokens and not once:
+                lines += [f"const int64_t own{i} = {own};", f"(void)own{i};"]
+                own = f"own{i} + span{i}.rest"
+            lines += [f"const int64_t n{i} = {own};", f"(void)n{i};"]
+        return "".join(f"    {line}\n" for line in lines)
 
     def needs(self) -> str:
         """What the kernels need of scratch."""

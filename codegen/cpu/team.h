@@ -25,13 +25,22 @@ struct alignas(64) Barrier {
   alignas(64) std::atomic<int> phase{0};
 };
 
+// Columns that every thread of `size` has, behind its own; `start` is the first of them in a whole
+// sample. stride: floats from one thread's buffers to those of the next.
+struct Rest {
+  int id = 0, size = 1;
+  int64_t columns = 0, start = 0, stride = 0;
+};
+
 struct Team {
   int id;
   int size;
   Barrier* barrier;
   int phase = 0;
+  Rest rest = {};
 
-  Team(int id, int size, Barrier* barrier) : id(id), size(size), barrier(barrier) {
+  Team(int id, int size, Barrier* barrier, const Rest& rest = {})
+      : id(id), size(size), barrier(barrier), rest(rest) {
     phase = barrier->phase.load(std::memory_order_relaxed);
   }
 

@@ -5,17 +5,17 @@
 //
 // so that weights come from memory once per group of panels, whatever the number of columns.
 #pragma once
+#include "decode.h"
 #include "pack.h"
 #include "team.h"
 
 namespace sc {
 
-SC_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Floats of scratch, 64-byte aligned, that each thread must bring.
 inline int64_t linear_scratch_floats(const void* packed) {
+  if (is_decode(packed)) return decode_scratch_floats(packed);
   const auto* h = static_cast<const PackedHeader*>(packed);
-  return group_vectors(h, W) * min64(h->k_tile, h->cols) * W;
+  return group_vectors(h, W) * panel_rows(h, min64(h->k_tile, h->cols)) * W + own_floats(h);
 }
 
 // Fetches what an epilogue will read at (row, col), where it has operands in planes and says so.
@@ -40,10 +40,12 @@ SC_INLINE void fetch_output(const float* out, const Epilogue& epilogue, int64_t 
 }
 
 // One thread's rectangle of the output: row blocks [block0, block1) of groups [group0, group1),
-// vectors [vector0, vector1).
+// vectors [vector0, vector1). k tiles [tile0, tile1): the others add to the same sums.
 struct Share {
   int64_t block0, block1, vector0, vector1;
   int64_t group0 = 0, group1 = 1;
+  int64_t tile0 = 0, tile1 = INT64_MAX;
+  int64_t copied = 0;  // vector1 of the share before, if scratch holds its panels of this tile
 };
 
 // Work before row block b: its non-zeros, and two for each row and tile (load, store, branch).
@@ -69,14 +71,18 @@ struct WorkPrefix {
   }
 };
 
+SC_INLINE WorkPrefix work_of(const PackedHeader* h) {
+  return {counts_work(h) ? section<int64_t>(h, h->prefix_at) : nullptr, h->blocks(), h->row_block,
+          h->tiles()};
+}
+
 // The team as a grid of row parts x column parts: as many row parts as there are row blocks for.
 // Each weight is then read by one core. Column parts cost more than they save: neighbours write
 // halves of the same rows of y, and each core's prefetcher fetches the other's lines (measured on
 // 384 x 1536, 90 % zeros, 128 columns, two threads: 105 us in columns, 68 us in rows).
 SC_INLINE Share divide(const Team& team, const PackedHeader* h, int64_t n_vectors) {
   const int64_t blocks = h->blocks();
-  const WorkPrefix work{h->format == kCsr ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
-                        h->row_block, h->tiles()};
+  const WorkPrefix work = work_of(h);
   int64_t row_parts = team.size;
   while (row_parts > 1 && (row_parts > blocks || team.size % row_parts)) row_parts--;
   const int64_t column_parts = team.size / row_parts;
@@ -95,6 +101,12 @@ struct Panels {
         count(even + alone) {}
   int64_t start(int64_t p) const {
     return p < even ? first + (last - first) * p / even : last + p - even;
+  }
+  // Whether one of them is [v0, v1).
+  bool has(int64_t v0, int64_t v1) const {
+    int64_t p = 0;
+    while (p < count && start(p) < v0) p++;
+    return p < count && start(p) == v0 && start(p + 1) == v1;
   }
 };
 
@@ -124,7 +136,7 @@ SC_INLINE const PackedHeader* next_group(const PackedHeader* h) {
   return section<PackedHeader>(h, h->bytes);
 }
 
-// Calls tile(header of the group, g, k tile, its rows, panels, p0, p1) for each k tile of each
+// Calls tile(header of the group, g, k tile, rows of its panels, panels, p0, p1) for each k tile of each
 // group of the weight, for each group of panels [p0, p1), which then lie in scratch.
 template <class Source, class Tile>
 SC_INLINE void for_each_tile(const PackedHeader* h, const Share& share, const Source& source,
@@ -133,6 +145,8 @@ SC_INLINE void for_each_tile(const PackedHeader* h, const Share& share, const So
   const int64_t panel = min64(widest, h->panel_vectors);
   const Panels all(share.vector0, share.vector1, panel, alone);
   const int64_t group = group_vectors(h, W) / panel;  // panels copied at a time
+  const int64_t copied = all.count > group ? share.vector0 : share.copied;
+  const Panels before(share.vector0, copied, panel, false);
   for (int64_t g = 0; g < share.group0; g++) h = next_group(h);
   for (int64_t p0 = 0; p0 < all.count; p0 += group) {
     const int64_t p1 = min64(all.count, p0 + group), v0 = all.start(p0);
@@ -140,14 +154,16 @@ SC_INLINE void for_each_tile(const PackedHeader* h, const Share& share, const So
       source.prepare(all.start(p) - v0, all.start(p), all.start(p + 1));
     const PackedHeader* own = h;
     for (int64_t g = share.group0; g < share.group1; g++, own = next_group(own))
-      for (int64_t t = 0; t < h->tiles(); t++) {
+      for (int64_t t = share.tile0; t < min64(share.tile1, h->tiles()); t++) {
         const int64_t k0 = t * h->k_tile, rows = min64(h->k_tile, h->cols - k0);
+        const int64_t depth = panel_rows(h, rows);
         for (int64_t p = p0; p < p1; p++) {
           const int64_t place = all.start(p) - v0;
+          if (before.has(all.start(p), all.start(p + 1))) continue;
           source.copy(g, k0, rows, place, all.start(p), all.start(p + 1),
-                      scratch + place * rows * W);
+                      scratch + place * depth * W);
         }
-        tile(own, g, t, rows, all, p0, p1);
+        tile(own, g, t, depth, all, p0, p1);
       }
   }
 }

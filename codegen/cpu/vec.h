@@ -27,6 +27,8 @@ SC_INLINE void store_part(float* p, V v, int n) {
   for (int i = 0; i < n; i++) p[i] = v[i];
 }
 
+SC_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Number of vectors that cover n floats.
 SC_INLINE int64_t vectors(int64_t n) { return (n + W - 1) / W; }
 

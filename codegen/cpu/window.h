@@ -125,9 +125,10 @@ class WindowSource {
            taps * int64_t(sizeof(Tap) / 4);
   }
 
-  WindowSource(const Window& w, const float* x, int64_t ldx, int64_t group_channels,
-               int64_t group_vectors, float* memory)
-      : w(w), x(x), ldx(ldx), group_channels(group_channels), taps(w.taps()),
+  WindowSource(const Window& w, const PackedHeader* h, const float* x, int64_t ldx,
+               int64_t group_channels, int64_t group_vectors, float* memory)
+      : w(w), by_taps(by_columns(h) ? h : nullptr), x(x), ldx(ldx),
+        group_channels(group_channels), taps(w.taps()),
         base(0), shifted(w.shifted()), phased(w.transposed && w.strided()),
         mask((VI*)memory), pieces((Pieces*)(mask + group_vectors * taps)),
         kind((int32_t*)(pieces + group_vectors)), tap((Tap*)(kind + group_vectors * taps)) {
@@ -157,6 +158,7 @@ class WindowSource {
 
   void copy(int64_t g, int64_t k0, int64_t rows, int64_t place, int64_t v0, int64_t v1,
             float* out) const {
+    if (by_taps) return copy_by_taps(g, k0 / taps, rows / taps, place, v0, v1, out);
     const int64_t k1 = k0 + rows, c1 = (k1 + taps - 1) / taps, step = taps * (v1 - v0) * W;
     if (!shifted && rows <= kFewChannels * taps && k0 % taps == 0 && rows % taps == 0 &&
         in_pieces(place, v1 - v0))
@@ -175,6 +177,7 @@ class WindowSource {
 
  private:
   const Window& w;
+  const PackedHeader* by_taps;  // a weight whose panels hold channels tap by tap; or null
   const float* x;
   int64_t ldx, group_channels, taps, base;
   bool shifted, phased;
@@ -182,6 +185,15 @@ class WindowSource {
   Pieces* pieces;
   int32_t* kind;
   Tap* tap;
+
+  void copy_by_taps(int64_t g, int64_t c0, int64_t channels, int64_t place, int64_t v0, int64_t v1,
+                    float* out) const {
+    const int64_t row = (v1 - v0) * W;
+    for (int64_t c = 0; c < channels; c += kChannels)
+      for (int64_t t = 0; t < taps; t++)
+        copy_tap(x + (g * group_channels + c0 + c) * ldx, t, place, v0, v1, row,
+                 min64(kChannels, channels - c), out + panel_row(by_taps, c, t) * row);
+  }
 
   void find_pieces(const Places& at, int64_t wide, Pieces* out, int64_t& first,
                    int64_t& last) const {

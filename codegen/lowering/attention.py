@@ -9,10 +9,13 @@ import sympy
 
 from sparse_compiler.codegen.lowering import always, lowers
 from sparse_compiler.codegen.lowering.context import Lowering
+from sparse_compiler.codegen.lowering.one_column import attend_row, in_rows
 from sparse_compiler.codegen.operands import (
     Arg,
     Elements,
+    First,
     Foreign,
+    Held,
     Samples,
     Scratch,
     Strided,
@@ -30,11 +33,10 @@ from sparse_compiler.ops.attention import Attention
 @dataclass(frozen=True)
 class Mask:
     """An additive mask, keys outside queries. strides: in floats, of sample, head, key, query;
-    0 broadcasts. period: samples after which it repeats, 0 for never."""
+    0 broadcasts."""
 
     pointer: Arg
     strides: tuple[Dim, Dim, Dim, Dim]
-    period: Dim = 0
 
 
 @lowers(Attention, columnwise=always)
@@ -42,6 +44,9 @@ def _attention(low: Lowering, node: Node) -> None:
     op = node.op
     if not isinstance(op, Attention):
         raise CodegenError("not an attention", node=print_node(node))
+    if in_rows(low, node):
+        attend_row(low, node)
+        return
     q_type, k_type, v_type = (low.type(name) for name in node.inputs[:3])
     samples, heads, queries, size = q_type.shape
     keys, values = k_type.shape[2], v_type.shape[3]
@@ -55,11 +60,11 @@ def _attention(low: Lowering, node: Node) -> None:
         *(q, Foreign(k), Foreign(v), Written(to)),
         Samples(low.per_sample(samples, node.inputs[0])),
         *(heads, int(heads) // int(k_type.shape[1])),
-        queries if tokens is None else Word(f"queries{tokens}"),
+        queries if tokens is None else Held(tokens),
         *(keys, size, values),
         float(op.scale if op.scale is not None else 1 / math.sqrt(int(size))),
-        *(op.causal, op.nan_rows, mask.pointer, *mask.strides, mask.period),
-        0 if tokens is None else Word(f"start{tokens}"),
+        *(op.causal, op.nan_rows, mask.pointer, *mask.strides),
+        0 if tokens is None else First(tokens),
         Word(f"part{tokens}") if apart else 0,
         Word("part_stride") if apart else 0,
         Scratch("attend_scratch_floats", (size, values)),
@@ -81,7 +86,6 @@ def _mask(low: Lowering, node: Node, tokens: int | None) -> Mask:
     name = node.inputs[3]
     type_ = low.type(name)
     shape = (1,) * (4 - type_.rank) + type_.shape
-    samples = low.type(node.inputs[0]).shape[0]
     heads = shape[1]
     keys = shape[3]
     full = (shape[0] != 1, heads != 1, shape[2] != 1)
@@ -93,9 +97,8 @@ def _mask(low: Lowering, node: Node, tokens: int | None) -> Mask:
         row if full[2] else 1,
         1 if full[2] else 0,
     )
-    period = shape[0] if full[0] and shape[0] != samples else 0
     if name in low.constants:
-        own = low.holds_samples(name) and not period
+        own = low.holds_samples(name)
         step = as_dim(low.per_sample(shape[0], name) * strides[0]) if own else 0
         pointer: Arg = Elements("weight", low.weight(name, "mask"), "f32", step)
     else:
@@ -104,8 +107,8 @@ def _mask(low: Lowering, node: Node, tokens: int | None) -> Mask:
             low.shared_work[key] = _convert(low, name, shape, strides)
         pointer = low.shared_work[key]
     if tokens is not None and full[2]:
-        pointer = Struct("sum", (pointer, Word(f"start{tokens}")))
-    return Mask(pointer, strides, period)
+        pointer = Struct("sum", (pointer, First(tokens)))
+    return Mask(pointer, strides)
 
 
 def _convert(

@@ -25,7 +25,7 @@ from sparse_compiler.codegen.operands import (
     Word,
     Written,
 )
-from sparse_compiler.codegen.program import Buffer, Call, Segment, Space, WeightEntry
+from sparse_compiler.codegen.program import Buffer, Call, Segment, Space, Wait, WeightEntry
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.text import print_node
@@ -330,7 +330,7 @@ class Lowering:
             last.setdefault(self.owners[node.name], node)
         return last
 
-    def segment(self, waits: dict[int, int | str], buffers: Sequence[Buffer]) -> Segment:
+    def segment(self, waits: dict[int, Wait], buffers: Sequence[Buffer]) -> Segment:
         """The finished segment."""
         carried = (
             frozenset(n for n in self.inputs if self.carried(n)),

@@ -8,6 +8,7 @@ from sparse_compiler.codegen.lowering import lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.elementwise import broadcast_strides, samples_box
 from sparse_compiler.codegen.lowering.norms import in_planes
+from sparse_compiler.codegen.lowering.one_column import in_rows, rotate_row
 from sparse_compiler.codegen.lowering.places import strides_of
 from sparse_compiler.codegen.operands import (
     Arg,
@@ -190,6 +191,9 @@ def _rotates_planes(graph: Graph, node: Node) -> bool:
 @lowers(Rotary, columnwise=_rotates_planes)
 def _rotary(low: Lowering, node: Node) -> None:
     op, type_ = node.op, low.type(node.name)
+    if in_rows(low, node):
+        rotate_row(low, node)
+        return
     if not isinstance(op, Rotary) or not in_planes(low.graph, node):
         raise CodegenError("no rotary embedding in planes", node=print_node(node))
     x = low.planes(node.inputs[0], node)

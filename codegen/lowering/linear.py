@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from sparse_compiler.codegen.lowering import always, lowers
 from sparse_compiler.codegen.lowering.context import Lowering
+from sparse_compiler.codegen.lowering.dense_conv import (
+    POINTS,
+    as_stem,
+    by_winograd,
+    products_weight,
+)
+from sparse_compiler.codegen.lowering.one_column import in_rows, linear_row
 from sparse_compiler.codegen.operands import (
     Arg,
     Columns,
     Functor,
-    Read,
     Samples,
     Scratch,
     Struct,
@@ -17,6 +23,7 @@ from sparse_compiler.codegen.operands import (
     Written,
 )
 from sparse_compiler.errors import CodegenError
+from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.ir.expr import Arg as ExprArg
 from sparse_compiler.ir.expr import Call as ExprCall
 from sparse_compiler.ir.expr import Expr
@@ -30,6 +37,9 @@ from sparse_compiler.ops.linear import Linear
 
 @lowers(Linear, columnwise=always)
 def _linear(low: Lowering, node: Node) -> None:
+    if in_rows(low, node):
+        linear_row(low, node, *_biased(node))
+        return
     functor = biased_epilogue(low, node)
     weight = low.type(node.inputs[1])
     index = Weight(low.weight(node.inputs[1], "packed"))
@@ -38,7 +48,7 @@ def _linear(low: Lowering, node: Node) -> None:
     args = (index, x, Written(to), Columns(to.space), scratch, functor)
     columns = low.per_sample(product(low.type(node.name).shape[:-1]), node.name)
     flops = as_dim(2 * weight.shape[0] * weight.shape[1] * columns)
-    kernel = f"linear_{weight.format}"
+    kernel = f"linear_{FORMATS[weight.format].kernel}"
     low.emit(kernel, "linear.h", args, node.name, tokens=low.tokens(node), flops=flops)
 
 
@@ -61,19 +71,41 @@ def _conv(low: Lowering, node: Node) -> None:
     if is_depthwise(op, channels):
         index = Vector(low.weight(node.inputs[1], "raw"))
         multiplier = as_dim(outputs // op.groups)
-        scratch = Scratch("depthwise_scratch_floats", (window,))
+        name, sizes = depthwise_kernel(op, tuple(kernel))
+        scratch = Scratch(f"{name}_scratch_floats", (window,))
         args: tuple[Arg, ...] = (index, outputs, multiplier, window, x, Written(to), scratch)
-        low.emit("depthwise", "depthwise.h", (*args, functor), node.name, flops=flops)
+        low.emit(f"{name}{sizes}", f"{name}.h", (*args, functor), node.name, flops=flops)
+        return
+    if by_winograd(op, weight, _sizes(low, node.name)):
+        type_ = products_weight(weight)
+        products = low.weight(node.inputs[1], "winograd", groups=POINTS, taps=1, type_=type_)
+        packed = Weight(products)
+        scratch = Scratch("winograd_scratch_floats", (packed, window))
+        args = (packed, window, x, Written(to), scratch, functor)
+        low.emit("conv_winograd", "winograd.h", args, node.name, flops=flops)
         return
     packed = Weight(low.weight(node.inputs[1], "packed", groups=op.groups, taps=int(taps)))
+    if as_stem(op, weight, _sizes(low, node.name)):
+        scratch = Scratch("stem_scratch_floats", (packed, window))
+        args = (packed, window, x, Written(to), scratch, functor)
+        low.emit("conv_stem", "stem.h", args, node.name, flops=flops)
+        return
     scratch = Scratch("conv_scratch_floats", (packed, window))
     args = (packed, window, x, Written(to), scratch, functor)
-    low.emit(f"conv_{weight.format}", "conv.h", args, node.name, flops=flops)
+    low.emit(f"conv_{FORMATS[weight.format].kernel}", "conv.h", args, node.name, flops=flops)
 
 
 def is_depthwise(op: Conv, channels: Dim) -> bool:
     """True where each output channel reads one input channel."""
     return channels == 1 and op.groups > 1
+
+
+def depthwise_kernel(op: Conv, kernel: tuple[Dim, ...]) -> tuple[str, str]:
+    """The kernel for a depthwise convolution, and its template arguments."""
+    plain = not op.transposed and set(op.dilation) == {1} and len(set(op.stride)) == 1
+    if plain and len(kernel) == 2 and kernel[0] in (3, 5, 7) and op.stride[0] in (1, 2):
+        return "depthwise_direct", f"<{kernel[0]}, {op.stride[0]}>"
+    return "depthwise", ""
 
 
 def _sizes(low: Lowering, name: str) -> tuple[Dim, ...]:
@@ -121,15 +153,21 @@ def epilogue(low: Lowering, node: Node, expr: Expr, names: tuple[str, ...]) -> F
 
 def biased_epilogue(low: Lowering, node: Node) -> Functor:
     """The epilogue of a linear or convolution, its bias added first."""
+    expr, names = _biased(node)
+    return Functor(expr, tuple(low.operand(name, node) for name in names), accumulator=True)
+
+
+def _biased(node: Node) -> tuple[Expr, list[str]]:
+    """The epilogue with the bias in it, of the sums x0, and the values that it reads as x1, ..."""
     op = node.op
     if not isinstance(op, TakesEpilogue) or not isinstance(op, Linear | Conv):
         raise CodegenError("no epilogue to lower", node=print_node(node))
-    operands: list[Read | Vector] = [low.operand(n, node) for n in node.inputs[op.operands :]]
-    expr = op.tree
-    if op.bias:
-        operands.append(low.operand(node.inputs[2], node))
-        expr = replace_first(expr, ExprCall("add", (ExprArg(0), ExprArg(len(operands)))))
-    return Functor(expr, tuple(operands), accumulator=True)
+    names = list(node.inputs[op.operands :])
+    if not op.bias:
+        return op.tree, names
+    names.append(node.inputs[2])
+    first = ExprCall("add", (ExprArg(0), ExprArg(len(names))))
+    return replace_first(op.tree, first), names
 
 
 def replace_first(expr: Expr, value: Expr) -> Expr:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparse_compiler.codegen.lowering import always, lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.linear import replace_first
+from sparse_compiler.codegen.lowering.one_column import in_rows, norm_row
 from sparse_compiler.codegen.operands import (
     Arg,
     Columns,
@@ -19,7 +20,7 @@ from sparse_compiler.codegen.operands import (
 )
 from sparse_compiler.errors import CodegenError
 from sparse_compiler.ir.expr import Arg as ExprArg
-from sparse_compiler.ir.expr import parse_expr
+from sparse_compiler.ir.expr import Expr, parse_expr
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.text import print_node
 from sparse_compiler.ir.types import TensorType, as_dim, product
@@ -41,14 +42,20 @@ def in_planes(graph: Graph, node: Node) -> bool:
 
 def _finish(low: Lowering, node: Node, text: str, vectors: int) -> Functor:
     """The affine part `text` over the norm's vectors, inside the op's epilogue."""
+    tree, names = _affine(node, text, vectors)
+    operands = tuple(low.operand(name, node) for name in names)
+    return Functor(tree, operands, accumulator=True)
+
+
+def _affine(node: Node, text: str, vectors: int) -> tuple[Expr, list[str]]:
+    """As `_finish`: the expression, and what it reads as x1, x2, ..."""
     op = node.op
     tree = getattr(op, "tree", ExprArg(0))
     first = 1 + vectors
     names = [*node.inputs[first:], *node.inputs[1:first]]
     extra = len(node.inputs) - first
     affine = parse_expr(text.format(*(f"x{extra + 1 + i}" for i in range(vectors))))
-    operands = tuple(low.operand(name, node) for name in names)
-    return Functor(replace_first(tree, affine), operands, accumulator=True)
+    return replace_first(tree, affine), names
 
 
 @lowers(LayerNorm, columnwise=always)
@@ -58,6 +65,9 @@ def _layer_norm(low: Lowering, node: Node) -> None:
         raise CodegenError("not a layer norm", node=print_node(node))
     text = "mul(x0, {0})" if op.scale else "x0"
     text = f"add({text}, {{{int(op.scale)}}})" if op.shift else text
+    if in_rows(low, node):
+        norm_row(low, node, op.eps, *_affine(node, text, op.scale + op.shift), centred=True)
+        return
     _norm(low, node, "layer_norm", op.eps, _finish(low, node, text, op.scale + op.shift))
 
 
@@ -67,6 +77,9 @@ def _rms_norm(low: Lowering, node: Node) -> None:
     if not isinstance(op, RmsNorm):
         raise CodegenError("not an RMS norm", node=print_node(node))
     text = "mul(x0, {0})" if op.scale else "x0"
+    if in_rows(low, node):
+        norm_row(low, node, op.eps, *_affine(node, text, int(op.scale)), centred=False)
+        return
     _norm(low, node, "rms_norm", op.eps, _finish(low, node, text, int(op.scale)))
 
 

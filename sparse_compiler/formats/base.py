@@ -1,145 +1,230 @@
-"""What a storage format states: its ideal size and the predicted time of a linear that uses it.
-
-A linear of an [M, K] weight on n columns is its arithmetic, or the stream of its weight from
-memory, whichever takes longer.
-"""
+"""What a storage format states: its ideal size, and a cost for each kernel that reads it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
+import sympy
+
+from ..ir.refusal import No
 from ..registry import Registry
+from .cost import (
+    ONE,
+    ConvShape,
+    Cost,
+    LinearShape,
+    Machine,
+    P,
+    Shape,
+    T,
+    W,
+    ceil_div,
+    groups,
+    k,
+    m,
+    taps,
+)
 
+_FIRST_LAYER = 4
+"""Channels up to which oneDNN does not pad them to whole vectors."""
 
-@dataclass(frozen=True)
-class Machine:
-    """vector: floats per vector; flops_per_ns: peak of one core; bytes_per_ns: of all memory.
+_CHANNELS = sympy.Piecewise((k / taps, k <= _FIRST_LAYER * taps), (W * ceil_div(k, taps * W), True))
 
-    cache_bytes, cache_bytes_per_ns: the same for what stays in the shared cache between calls.
-    torch_share: part of the peak that torch's own dense linear reaches.
-    """
+TORCH_LINEAR = Cost(
+    "torch_linear",
+    (("call", ONE), ("macs", m * k * P / (W * T)), ("rows", (m + k) * P)),
+    bytes=4 * m * k,
+    guess=(4000.0, 0.17, 0.01),
+)
+"""torch's dense linear: a call, every weight times every column, the activations."""
 
-    vector: int = 8
-    flops_per_ns: float = 100.0
-    bytes_per_ns: float = 28.0
-    cache_bytes: int = 16 << 20
-    cache_bytes_per_ns: float = 64.0
-    torch_share: float = 0.9
+TORCH_CONV = Cost(
+    "torch_conv",
+    (
+        ("call", ONE),
+        ("macs", groups * ceil_div(m, groups * W) * _CHANNELS * taps * P / T),
+        ("reorder", m * k),
+    ),
+    bytes=4 * m * k,
+    guess=(20_000.0, 0.15, 0.115),
+)
+"""torch's dense convolution: on whole vectors of channels, and bringing the weight into oneDNN's
+order, which happens at every call."""
 
-    def stream_ns(self, size: float) -> float:
-        """Reading `size` bytes of weights once."""
-        cached = size <= self.cache_bytes
-        return size / (self.cache_bytes_per_ns if cached else self.bytes_per_ns)
-
-    @property
-    def slowness(self) -> float:
-        """Time of one vector multiply-add relative to the core on which costs were fitted."""
-        return 2 * self.vector / self.flops_per_ns / 0.125
-
-
-@dataclass(frozen=True)
-class LinearShape:
-    """A [rows, columns] weight with nnz non-zeros applied to n columns of activations."""
-
-    rows: int
-    columns: int
-    nnz: int
-    n: int
-
-
-@dataclass(frozen=True)
-class ConvShape:
-    """A [rows, columns] weight with nnz non-zeros, of all groups, applied to n output columns.
-
-    columns: channels of a group times taps. strided: neighbours in the output are not neighbours in
-    the input (any stride above 1, or an output of another width).
-    """
-
-    rows: int
-    columns: int
-    nnz: int
-    n: int
-    taps: int
-    groups: int = 1
-    strided: bool = False
-
-    @property
-    def depthwise(self) -> bool:
-        """One input channel to each group."""
-        return self.columns == self.taps and self.groups > 1
-
-
-@dataclass(frozen=True)
-class ConvCopy:
-    """Nanoseconds of making one vector of a panel, by how it lies in the input; of one mask."""
-
-    rows: float
-    windows: float
-    strided: float
-    mask: float
-
-    def busy_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float:
-        """Copying all panels; as in `divide_conv` of conv.h, wide planes are shared out."""
-        vectors = -(-shape.n // machine.vector)
-        each = self.rows if shape.taps == 1 else self.windows
-        each = self.strided if shape.strided else each
-        masks = 0.0 if shape.taps == 1 else self.mask * shape.taps
-        parts = max(1, min(threads, vectors // _WIDE))
-        if shape.groups > 1:
-            parts = max(parts, min(threads, shape.groups))
-        return vectors * (each * shape.columns * shape.groups + masks) / parts
-
-
-_WIDE = 16  # vectors of a thread's part of a plane
+TORCH_DEPTHWISE = Cost(
+    "torch_depthwise",
+    (("call", ONE), ("macs", m * k * P / (W * T))),
+    bytes=4 * m * k,
+    guess=(20_000.0, 1.2),
+)
+"""torch's convolution with one input channel to each group: bound by memory."""
 
 
 def torch_conv_ns(shape: ConvShape, machine: Machine, threads: int) -> float:
-    """What torch's dense convolution takes: its arithmetic on whole vectors of channels, and
-    bringing the weight into oneDNN's order, which happens at every call.
-
-    Fitted to `benchmarks/kernels/conv.py`, within 18 % on ResNet-50 and MobileNetV1.
-    """
-    peak = machine.flops_per_ns * machine.torch_share * threads
-    if shape.depthwise:
-        compute = 2 * shape.rows * shape.columns * shape.n / (peak * _DEPTHWISE_SHARE)
-        return compute + _TORCH_CONV_NS
-    rows = -(-shape.rows // shape.groups // machine.vector) * machine.vector
-    channels = shape.columns / shape.taps
-    if channels > _FIRST_LAYER:
-        channels = math.ceil(channels / machine.vector) * machine.vector
-    numbers = shape.groups * rows * channels * shape.taps
-    reorder = shape.rows * shape.columns * 4 / _REORDER_BYTES_PER_NS
-    return 2 * numbers * shape.n / peak + reorder + _TORCH_CONV_NS
-
-
-_TORCH_CONV_NS = 20_000.0  # a call, two reorders of the activations
-_REORDER_BYTES_PER_NS = 35.0
-_DEPTHWISE_SHARE = 0.13  # of the speed of a full convolution
-_FIRST_LAYER = 4  # channels up to which oneDNN does not pad them
+    """What torch's dense convolution takes."""
+    cost = TORCH_DEPTHWISE if shape.depthwise else TORCH_CONV
+    return cost.ns(shape, machine, threads)
 
 
 def torch_linear_ns(shape: LinearShape, machine: Machine, threads: int) -> float:
-    """What torch's dense linear takes: every weight times every column, or reading the weight."""
-    numbers = shape.rows * shape.columns
-    compute = 2 * numbers * shape.n / (machine.flops_per_ns * machine.torch_share) / threads
-    return max(compute, machine.stream_ns(numbers * 4))
+    """What torch's dense linear takes."""
+    return TORCH_LINEAR.ns(shape, machine, threads)
 
 
-class Format(Protocol):
-    """One way to store a weight; the target has a packer and a kernel of the same name."""
+VALUE_TYPES = ("fp32", "fp16", "bf16")
+"""How numbers may be stored, in the order of `ValueType` in pack.h."""
+_C_TYPES = {"fp32": "", "fp16": "F16", "bf16": "Bf16"}
 
-    name: str
+
+class Tiling(Protocol):
+    """How the packer cuts a weight: columns of a tile, rows of a block."""
+
+    k_tile: int
+    row_block: int
+
+
+def lines(*sizes: int) -> int:
+    """Bytes of a header and arrays that begin at cache lines."""
+    return 128 + sum(-(-size // 64) * 64 for size in sizes)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to store a weight; the target has a packer and kernels for its family.
+
+    values: one of `VALUE_TYPES`. family: names the packer's functions and the kernels. decode: the
+    cost of the kernel for linears on up to `decode_columns` columns, None where `linear` runs them
+    too.
+    """
+
+    values: str = "fp32"
+
+    family: ClassVar[str]
+    decode: ClassVar[Cost | None] = None
+    decode_columns: ClassVar[int] = 8
+
+    @property
+    def linear(self) -> Cost:
+        """The cost of its kernel for linears."""
+        raise NotImplementedError(f"the format {self.name} has no kernel")
+
+    @property
+    def conv(self) -> Cost | None:
+        """The cost of its kernel for convolutions; None where there is none."""
+        return None
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """p and q of the packer: rows and columns of a block, N and M, or zeros."""
+        return 0, 0
+
+    @property
+    def name(self) -> str:
+        """The family, its parameters, the type of its values unless that is fp32."""
+        return self.family + self._shape + ("" if self.values == "fp32" else f"_{self.values}")
+
+    @property
+    def kernel(self) -> str:
+        """What linear_ and conv_ are called for it: a name and its template arguments."""
+        arguments = [*map(str, self._template), *filter(None, [_C_TYPES[self.values]])]
+        return self._kernels + (f"<{', '.join(arguments)}>" if arguments else "")
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a stored number."""
+        return 4 if self.values == "fp32" else 2
+
+    @property
+    def _kernels(self) -> str:
+        return self.family
+
+    @property
+    def _shape(self) -> str:
+        return ""
+
+    @property
+    def _template(self) -> tuple[int, ...]:
+        return ()
 
     def ideal_bits(self, rows: int, columns: int, nnz: int, bits: int) -> float:
         """Size of values of `bits` bits and their index, without padding (Hoefler et al., 2.2)."""
+        raise NotImplementedError(f"the format {self.name} has no size")
+
+    def stored_bytes(self, rows: int, columns: int, stored: int, tiles: Tiling) -> int:
+        """Size of the packed weight of one group, its arrays padded to cache lines."""
+        raise NotImplementedError(f"the format {self.name} has no size")
+
+    def fits(self, facts: Any) -> No | None:
+        """Why a weight with these `SparsityFacts` cannot be stored so; None where it can."""
+        return None
+
+    def stored(self, facts: Any) -> int:
+        """Elements that the kernel walks, with padding."""
+        return int(facts.nnz)
+
+    def cost_of(self, shape: Shape) -> Cost | None:
+        """The cost of the kernel that runs this shape; None where there is none."""
+        if isinstance(shape, ConvShape):
+            return self.conv
+        small = self.decode is not None and shape.n <= self.decode_columns
+        return self.decode if small else self.linear
 
     def linear_ns(self, shape: LinearShape, machine: Machine, threads: int) -> float:
         """Predicted time of a linear in nanoseconds."""
+        cost = self.cost_of(shape)
+        return math.inf if cost is None else cost.ns(shape, machine, threads)
 
     def conv_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float:
-        """Predicted time of a convolution in nanoseconds."""
+        """Predicted time of a convolution in nanoseconds; infinite where no kernel can run it."""
+        cost = self.cost_of(shape)
+        return math.inf if cost is None else cost.ns(shape, machine, threads)
 
 
-FORMATS: Registry[Format] = Registry("format", "sparse_compiler.formats")
+class FormatRegistry(Registry[Format]):
+    """Formats by name. Those entered are asked for every weight; a family's others, such as
+    `nm_3_7` or `csr_fp16`, are made when they are named."""
+
+    def __init__(self) -> None:
+        super().__init__("format", "sparse_compiler.formats")
+        self._families: list[Callable[[str], Format | None]] = []
+        self._suggest: list[Callable[[Any], Iterable[str]]] = []
+
+    def family(
+        self, parse: Callable[[str], Format | None], suggest: Callable[[Any], Iterable[str]]
+    ) -> None:
+        """Enters a family. parse: reads names, None for what is none of its own; suggest: names
+        that the facts about a weight speak for, beside those entered."""
+        self._families.append(parse)
+        self._suggest.append(suggest)
+
+    def candidates(self, facts: Any) -> tuple[str, ...]:
+        """Names of the formats that fit a weight with these facts; dense is always one."""
+        names = [*self, *(name for suggest in self._suggest for name in suggest(facts))]
+        return tuple(n for n in dict.fromkeys(names) if self[n].fits(facts) is None)
+
+    def __getitem__(self, name: str) -> Format:
+        return self._made(name) or super().__getitem__(name)
+
+    def __contains__(self, name: str) -> bool:
+        return self._made(name) is not None or super().__contains__(name)
+
+    def _made(self, name: str) -> Format | None:
+        self._load()
+        if name in self._entries:
+            return self._entries[name]
+        stem, _, values = name.rpartition("_")
+        if values in VALUE_TYPES[1:]:
+            format_ = self._made(stem)
+            return None if format_ is None else replace(format_, values=values)
+        return next(filter(None, (parse(name) for parse in self._families)), None)
+
+
+FORMATS = FormatRegistry()
+
+
+def candidates(facts: Any) -> tuple[str, ...]:
+    """Names of the formats worth predicting for a weight with these `SparsityFacts`."""
+    return FORMATS.candidates(facts)

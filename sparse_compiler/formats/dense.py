@@ -2,65 +2,112 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-from .base import FORMATS, ConvCopy, ConvShape, LinearShape, Machine
+import sympy
+
+from .base import FORMATS, Format, Tiling, lines
+from .cost import (
+    CONV_COPIES,
+    VECTORS,
+    ConvShape,
+    Cost,
+    P,
+    Shape,
+    T,
+    W,
+    ceil_div,
+    groups,
+    k,
+    m,
+    taps,
+)
+from .decode import DECODE_DENSE
 
 TILE_DEPTH = 384  # columns of the weight per pass over its rows
 CONV_TILE_DEPTH = 640  # the same where a kernel has several taps
 
+_TAIL = sympy.Mod(P, W)
+_FEW = sympy.Piecewise((4, W >= 16), (sympy.floor(W * 3 / 8), True))
+_VECTORS = sympy.floor(P / W) + sympy.Piecewise(
+    (0, sympy.Eq(_TAIL, 0)), (0.15 * _TAIL + 0.1, _TAIL <= _FEW), (1, True)
+)
+"""The last vector costs a lane's share where few lanes of it are used."""
 
-class Dense:
+_BLOCK = sympy.Piecewise((12, W >= 16), (6, W >= 8), (8, True))
+_REST = sympy.Mod(m / groups, _BLOCK)
+_ROWS = groups * (
+    sympy.floor(m / groups / _BLOCK) * _BLOCK + sympy.Min(4 * ceil_div(_REST, 4), _BLOCK)
+)
+"""Rows that the kernel computes: whole blocks, the last one in fours (linear_dense.h)."""
+
+_LINEAR_TILES = ceil_div(k, TILE_DEPTH)
+_CONV_TILES = sympy.Piecewise(
+    (_LINEAR_TILES, sympy.Eq(taps, 1)), (ceil_div(k, CONV_TILE_DEPTH), True)
+)
+
+
+WINOGRAD_CHANNELS = 32
+"""Inputs and outputs each, from which on a 3 x 3 convolution goes by Winograd's algorithm."""
+
+CONV_WINOGRAD = Cost(
+    "conv_winograd",
+    (
+        ("products", m * (k / 9) * 4 * VECTORS / T),
+        ("inputs", k / 9 * VECTORS / T),
+        ("outputs", m * VECTORS / T),
+    ),
+    bytes=4 * m * (k / 9) * 16,
+    guess=(0.14, 4.0, 2.0),
+)
+"""A 3 x 3 convolution of stride 1 in tiles of 2 x 2 (winograd.h): 16 products for 4 outputs."""
+
+
+def _winograd(shape: ConvShape) -> bool:
+    wide = min(shape.rows, shape.columns // 9) >= WINOGRAD_CHANNELS
+    return shape.taps == 9 and shape.groups == 1 and not shape.strided and wide
+
+
+class Dense(Format):
     """Blocks of rows that share each loaded vector of activations; no index."""
 
-    name = "dense"
+    family = "dense"
+    decode = DECODE_DENSE
+    linear = Cost(
+        "linear_dense",
+        (
+            ("inner", m * k * VECTORS / T),
+            ("panel", m * k * ceil_div(VECTORS, 2) / T),
+            ("row", m * _LINEAR_TILES * VECTORS / T),
+            ("copy", k * VECTORS),
+        ),
+        bytes=4 * m * k,
+    )
+    conv = Cost(
+        "conv_dense",
+        (
+            ("inner", _ROWS * k * _VECTORS / T),
+            ("panel", _ROWS * k * ceil_div(VECTORS, 2) / T),
+            ("row", m * _CONV_TILES * VECTORS / T),
+            *CONV_COPIES,
+        ),
+        bytes=4 * m * k,
+    )
+
+    def cost_of(self, shape: Shape) -> Cost | None:
+        if isinstance(shape, ConvShape) and self.values == "fp32" and _winograd(shape):
+            return CONV_WINOGRAD
+        return super().cost_of(shape)
 
     def ideal_bits(self, rows: int, columns: int, nnz: int, bits: int) -> float:
         return float(rows * columns * bits)
 
-    def linear_ns(self, shape: LinearShape, machine: Machine, threads: int) -> float:
-        """Coefficients fitted to `benchmarks/kernels/linear.cpp`, within 1 %, per vector width."""
-        vectors = -(-shape.n // machine.vector)
-        panels = math.ceil(vectors / 2)
-        tiles = math.ceil(shape.columns / TILE_DEPTH)
-        numbers = shape.rows * shape.columns
-        if machine.vector >= 16:
-            inner, panel, copy, row = 0.0550, 0.0300, 0.94, 21.1
-        else:
-            inner, panel, copy, row = 0.0394, 0.0927, 0.42, 15.1
-        compute = numbers * (inner * vectors + panel * panels) + row * shape.rows * tiles * vectors
-        once = copy * shape.columns * vectors  # every thread copies the activations
-        busy = (compute / threads + once) * machine.slowness
-        return max(busy, machine.stream_ns(numbers * 4))
+    def stored_bytes(self, rows: int, columns: int, stored: int, tiles: Tiling) -> int:
+        padded = -(-rows // tiles.row_block) * tiles.row_block
+        return lines(padded * columns * self.value_bytes + 16)
 
-    def conv_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float:
-        """Coefficients fitted to `benchmarks/kernels/conv.py`, within 15 %."""
-        vectors = dense_vectors(shape.n, machine)
-        panels = math.ceil(vectors / 2)
-        tiles = math.ceil(shape.columns / (TILE_DEPTH if shape.taps == 1 else CONV_TILE_DEPTH))
-        if machine.vector >= 16:
-            inner, panel, row = 0.0929, 0.06, 0.724
-            copy = ConvCopy(rows=1.31, windows=1.35, strided=2.52, mask=4.3)
-        else:
-            inner, panel, row = 0.056, 0.133, 0.39
-            copy = ConvCopy(rows=0.595, windows=0.628, strided=1.45, mask=7.4)
-        numbers = shape.groups * padded_rows(shape.rows // shape.groups, machine) * shape.columns
-        compute = numbers * (inner * vectors + panel * panels) + row * shape.rows * tiles * vectors
-        busy = (compute / threads + copy.busy_ns(shape, machine, threads)) * machine.slowness
-        return max(busy, machine.stream_ns(shape.rows * shape.columns * 4))
+    def stored(self, facts: Any) -> int:
+        return int(facts.rows * facts.columns)
 
 
-def dense_vectors(n: int, machine: Machine) -> float:
-    """Vectors of n columns; the last one costs a lane's share where few lanes of it are used."""
-    whole, tail = divmod(n, machine.vector)
-    few = 4 if machine.vector >= 16 else machine.vector * 3 // 8
-    return whole + (0.15 * tail + 0.1 if tail <= few else 1.0) if tail else float(whole)
-
-
-def padded_rows(rows: int, machine: Machine) -> int:
-    """Rows that the kernel computes: whole blocks, the last one in fours (linear_dense.h)."""
-    block = 12 if machine.vector >= 16 else 6 if machine.vector >= 8 else 8
-    return rows // block * block + min(-(-(rows % block) // 4) * 4, block)
-
-
-FORMATS.register(Dense.name)(Dense())
+FORMATS.register("dense")(Dense())

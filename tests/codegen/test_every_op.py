@@ -18,6 +18,7 @@ IN_TORCH = {
     "full": "depends on sizes only, so it is computed when shapes are bound",
     "getitem": "takes apart what a torch op gave",
     "iota": "depends on sizes only, so it is computed when shapes are bound",
+    "take": "weight-time: torch cuts a weight down before it is packed",
     "pack": "weight-time: the packer of the target does it",
     "torch_call": "an op of torch's",
 }

@@ -44,9 +44,10 @@ def own_columns(call: Call, place: Planes | Elements, mode: str) -> bool:
     return mode != "foreign" and isinstance(place, Planes) and place.space == call.tokens
 
 
-def meets(segment: Segment, i: int, j: int, *, split: bool) -> bool:
+def meets(segment: Segment, i: int, j: int, *, split: bool, rest: bool = False) -> bool:
     """True if all threads wait after call i and before call j ends its start."""
-    return any(i < k <= j and (wait == "all" or not split) for k, wait in segment.waits.items())
+    waits = segment.waits.items()
+    return any(i < k <= j and wait.stands(split=split, rest=rest) for k, wait in waits)
 
 
 def rows(place: Planes | Elements) -> set[int] | None:
@@ -56,8 +57,9 @@ def rows(place: Planes | Elements) -> set[int] | None:
     return None
 
 
-def conflicts(first: Call, second: Call) -> list[bool]:
-    """Per conflicting pair of accesses, whether both keep to columns of the same space."""
+def conflicts(first: Call, second: Call) -> list[tuple[bool, bool]]:
+    """Per conflicting pair of accesses, whether both keep to columns of the same space, and whether
+    neither writes what another thread has too, its rest."""
     found = []
     for a, mode_a in first.places:
         for b, mode_b in second.places:
@@ -71,17 +73,20 @@ def conflicts(first: Call, second: Call) -> list[bool]:
             if rows_a is not None and rows_b is not None and not rows_a & rows_b:
                 continue
             same = first.tokens is not None and first.tokens == second.tokens
-            found.append(same and own_columns(first, a, mode_a) and own_columns(second, b, mode_b))
+            own = same and own_columns(first, a, mode_a) and own_columns(second, b, mode_b)
+            given = (first.gives and mode_a == "write") or (second.gives and mode_b == "write")
+            found.append((own, own and not given))
     return found
 
 
 def check_waits(segment: Segment) -> None:
     """Whatever two threads may do to the same memory has a wait between."""
     for (i, first), (j, second) in combinations(enumerate(segment.calls), 2):
-        for own in conflicts(first, second):
+        for own, kept in conflicts(first, second):
             message = f"{i}: {first}\n{j}: {second}\n{segment}"
             assert meets(segment, i, j, split=False), message
             assert own or meets(segment, i, j, split=True), message
+            assert kept or meets(segment, i, j, split=True, rest=True), message
 
 
 def check_memory(segment: Segment, hints: dict[str, int], threads: int) -> None:
@@ -107,10 +112,11 @@ def check_memory(segment: Segment, hints: dict[str, int], threads: int) -> None:
             continue
         assert not first.shared and not second.shared
         assert first.last < second.first, f"b{a} and b{b}\n{segment}"
-        if sharing.alone or (arena.local[a] and not first.foreign):
+        split, rest = any(sharing.part), any(sharing.rest)
+        if sharing.alone or (arena.local[a] and not first.foreign and not rest):
             continue
-        split = any(sharing.part)
-        assert meets(segment, first.last, second.first, split=split), f"b{a}, b{b}\n{segment}"
+        met = meets(segment, first.last, second.first, split=split, rest=rest)
+        assert met, f"b{a}, b{b}\n{segment}"
 
 
 def check_program(case: RandomGraph) -> None:
@@ -154,6 +160,8 @@ def test_threads_share_an_encoder_in_every_way(tokens: int, samples: int) -> Non
         assert sharing.per >= 1
         if sharing.part[0]:
             assert sharing.part[0] % 16 == 0
-            assert sharing.part[0] * (threads - 1) < tokens <= sharing.part[0] * threads
+            divided = tokens - sharing.rest[0]
+            assert sharing.part[0] * (threads - 1) < divided <= sharing.part[0] * threads
+            assert not sharing.rest[0] or divided == sharing.part[0] * threads
         if sharing.alone:
             assert not any(sharing.part)

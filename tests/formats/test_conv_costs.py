@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparse_compiler.formats.base import FORMATS, ConvShape, Machine, torch_conv_ns
 
-ZEN5 = Machine(16, flops_per_ns=250.0, torch_share=0.94)
+ZEN5 = Machine(16, flops_per_ns=250.0)
 MACHINES = st.sampled_from([Machine(v, flops_per_ns=v * 12.8) for v in (4, 8, 16)])
 NAMES = sorted(FORMATS)
 SHAPES = st.builds(
@@ -41,11 +41,12 @@ def test_costs_are_positive_and_grow(
     assert torch_conv_ns(shape, machine, threads) > 0
 
 
-# rows, channels, output pixels, taps, strided; torch, dense, csr at 50 % and 90 % in microseconds
+# rows, channels, output pixels, taps, strided; torch, dense, csr at 50 % and 90 % in microseconds.
+# Dense 3 x 3 of stride 1 goes by Winograd's algorithm.
 MEASURED = {
-    "3x3 64": (64, 64, 56**2, 9, False, 509, 517, 376, 137),
-    "3x3 256": (256, 256, 14**2, 9, False, 540, 521, 380, 122),
-    "3x3 512": (512, 512, 7**2, 9, False, 730, 636, 451, 127),
+    "3x3 64": (64, 64, 56**2, 9, False, 509, 335, 376, 137),
+    "3x3 256": (256, 256, 14**2, 9, False, 540, 340, 380, 122),
+    "3x3 512": (512, 512, 7**2, 9, False, 730, 390, 451, 127),
     "3x3 128, stride 2": (128, 128, 28**2, 9, True, 530, 537, 428, 168),
     "1x1 256": (256, 64, 56**2, 1, False, 248, 222, 163, 65),
     "1x1 1024": (1024, 256, 14**2, 1, False, 282, 224, 161, 44),
@@ -68,9 +69,10 @@ def test_near_the_measured_times(layer: tuple[int, ...]) -> None:
     assert torch_conv_ns(shape(numbers), ZEN5, 2) == pytest.approx(torch_us * 1e3, rel=0.2)
     half = FORMATS["csr"].conv_ns(shape(numbers // 2), ZEN5, 2)
     assert half == pytest.approx(half_us * 1e3, rel=0.25)
-    assert half < dense
+    assert (half < dense) == (half_us < dense_us)
     tenth = FORMATS["csr"].conv_ns(shape(numbers // 10), ZEN5, 2)
     assert tenth == pytest.approx(tenth_us * 1e3, rel=0.25)
+    assert tenth < dense
 
 
 def test_depthwise_by_torch_is_bound_by_memory() -> None:

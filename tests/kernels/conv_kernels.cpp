@@ -1,9 +1,9 @@
-// conv_csr and conv_dense as C functions, for test_conv_kernels.py and conv_sanitize.cpp.
+// Convolutions of every format as a C function, for test_conv_kernels.py and conv_sanitize.cpp.
 #include <omp.h>
 
 #include <vector>
 
-#include "conv.h"
+#include "any_format.h"
 
 using namespace sc;
 
@@ -26,14 +26,12 @@ void conv(int threads, const void* packed, const int64_t* numbers, const float* 
   for (int64_t* field : {w.in, w.out, w.kernel, w.stride, w.dilation, w.pad})
     for (int d = 0; d < 3; d++) field[d] = *numbers++;
   w.transposed = *numbers != 0;
-  const bool csr = static_cast<const PackedHeader*>(packed)->format == kCsr;
   Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
     Team team(omp_get_thread_num(), threads, &barrier);
     std::vector<float> scratch(conv_scratch_floats(packed, w) + 16);
-    if (csr) conv_csr(team, packed, w, x, ldx, y, ldy, aligned(scratch), ConvBias{bias});
-    else conv_dense(team, packed, w, x, ldx, y, ldy, aligned(scratch), ConvBias{bias});
+    conv_any(team, packed, w, x, ldx, y, ldy, aligned(scratch), ConvBias{bias});
   }
 }
 }

@@ -1,21 +1,23 @@
-// Runs conv_csr and conv_dense of many shapes, for the sanitizers, on heap planes that end with
-// their last column's cache line, and compares with plain double loops. Prints the first
+// Runs convolutions of every format in many shapes, for the sanitizers, on heap planes that end
+// with their last column's cache line, and compares with plain double loops. Prints the first
 // difference.
 #include "conv_kernels.cpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <random>
 
 using Floats = std::vector<float>;
 
-static std::mt19937 numbers(7);
+static std::mt19937 chance(7);
 static int64_t pick(int64_t low, int64_t high) {
-  return low + int64_t(numbers() % (high - low + 1));
+  return low + int64_t(chance() % (high - low + 1));
 }
-static float uniform() { return float(numbers() % 2001) / 1000 - 1; }
+static float uniform() { return float(chance() % 2001) / 1000 - 1; }
 static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 struct Shape {
@@ -78,7 +80,8 @@ static double expected(const Shape& s, const Floats& x, int64_t ldx, const Float
   return sum;
 }
 
-static void check(const Shape& s, bool csr) {
+static void check(const Shape& s, const AnyFormat& f) {
+  const bool nm = f.bytes == sc_nm_bytes;
   const int64_t M = s.rows * s.groups, K = s.channels * s.taps();
   const int64_t in = s.samples * s.in[0] * s.in[1] * s.in[2];
   const int64_t out = s.samples * s.out[0] * s.out[1] * s.out[2];
@@ -86,28 +89,36 @@ static void check(const Shape& s, bool csr) {
   Floats x(s.channels * s.groups * ldx), y(M * ldy, 77.f), w(M * K), bias(M, 0.f);
   for (int64_t i = 0; i < int64_t(x.size()); i++)
     x[i] = i % ldx < in ? uniform() : std::numeric_limits<float>::quiet_NaN();
-  for (float& f : w) f = pick(0, 2) ? 0 : uniform();
-  int tiles[3];
-  (csr ? sc_csr_conv_tiles : sc_dense_conv_tiles)(s.rows, K, M * K / 3 / s.groups, out, s.taps(), W,
-                                                 tiles, tiles + 1, tiles + 2);
-  if (pick(0, 1)) tiles[0] = int(pick(1, 40)), tiles[1] = int(pick(1, 8));
-  const auto bytes_of = csr ? sc_csr_grouped_bytes : sc_dense_grouped_bytes;
-  const auto pack = csr ? sc_csr_grouped_pack : sc_dense_grouped_pack;
-  const int64_t bytes = bytes_of(w.data(), M, K, K, s.groups, tiles[0], tiles[1], tiles[2]);
+  for (int64_t i = 0, left = 0; i < M * K; i++) {
+    if (nm && i % K % f.q == 0) left = f.p;
+    if (pick(0, 2) == 0 && (!nm || left-- > 0)) w[i] = uniform();
+  }
+  Tiles tiles{0, 0, 0, f.p, f.q, kF32};
+  const Layer layer{s.rows, K, M * K / 3 / s.groups, out, s.taps(), W};
+  f.tiles(&layer, &tiles);
+  const int unit = f.bytes == sc_bitmap_bytes ? 64 : std::max(f.q, 1);
+  if (pick(0, 1))
+    tiles.k_tile = int(pick(1, 40) + unit - 1) / unit * unit, tiles.panel_vectors = int(pick(1, 8));
+  if (f.bytes == sc_csr_bytes) {  // by columns of the kernel, or not
+    tiles.p = s.taps() == 9 && K % 36 == 0 ? 3 : 0;
+    if (tiles.p) tiles.k_tile = int(36 * pick(1, 3));
+  }
+  const Matrix matrix{w.data(), M, K, K, s.groups};
+  const int64_t bytes = f.bytes(&matrix, &tiles);
+  if (bytes == 0 && f.q > 1 && !nm && K % f.q) return;
   void* blob = std::aligned_alloc(64, bytes);
-  pack(w.data(), M, K, K, s.groups, tiles[0], tiles[1], tiles[2], blob);
+  f.pack(&matrix, &tiles, blob);
   Floats back(M * K, 5.f);
-  (csr ? sc_csr_unpack : sc_dense_unpack)(blob, back.data());
-  if (back != w || !(csr ? sc_csr_check(blob, bytes) : sc_dense_check(blob, bytes, W)) ||
-      (csr ? sc_csr_check(blob, bytes - 1) : sc_dense_check(blob, bytes - 1, W))) {
-    std::printf("pack, unpack, check of %lld groups\n", (long long)s.groups);
+  f.unpack(blob, back.data());
+  if (back != w || !f.check(blob, bytes, W) || f.check(blob, bytes - 1, W)) {
+    std::printf("%s: pack, unpack, check of %lld groups\n", f.name, (long long)s.groups);
     std::exit(1);
   }
   if (s.groups > 1) {  // a later group that is not like the first
     auto* h = static_cast<PackedHeader*>(blob);
     auto* next = const_cast<PackedHeader*>(next_group(h));
     next->groups++;
-    if (csr ? sc_csr_check(blob, bytes) : sc_dense_check(blob, bytes, W)) {
+    if (f.check(blob, bytes, W)) {
       std::printf("a damaged second group passes the check\n");
       std::exit(1);
     }
@@ -120,18 +131,29 @@ static void check(const Shape& s, bool csr) {
       if (p >= vectors(out) * W ? got == 77 : p >= out) continue;
       const double want = p < out ? expected(s, x, ldx, w, m, p) : 77;
       if (std::fabs(got - want) <= 1e-4) continue;
-      std::printf("%g instead of %g at %lld, %lld\n", got, want, (long long)m, (long long)p);
+      std::printf("%s: %g instead of %g at %lld, %lld\n", f.name, got, want, (long long)m,
+                  (long long)p);
       std::exit(1);
     }
   std::free(blob);
 }
 
+// A 3 x 3 convolution that conv_bands.h may take.
+static Shape image_shape() {
+  const int64_t stride = pick(1, 2), high = pick(7, 33), wide = pick(7, 33), pad = pick(0, 2);
+  return {pick(1, 2), {1, high, wide},
+          {1, (high + 2 * pad - 3) / stride + 1, (wide + 2 * pad - 3) / stride + 1},
+          {1, 3, 3}, {1, stride, stride}, {1, 1, 1}, {0, pad, pad}, 0, 4 * pick(1, 5),
+          pick(1, 40), 1};
+}
+
 int main(int argc, char** argv) {
   const int count = argc > 1 ? std::atoi(argv[1]) : 150;
+  for (int i = 0; i < count / 10; i++) check(image_shape(), kAnyFormat[0]);
   for (int i = 0; i < count;) {
     Shape s;
     if (!random_shape(s)) continue;
-    check(s, i++ % 2);
+    check(s, kAnyFormat[i++ % int64_t(std::size(kAnyFormat))]);
   }
   return 0;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "depthwise.h"
+#include "depthwise_direct.h"
 #include "group_norm.h"
 #include "pool.h"
 #include "reduce.h"
@@ -73,6 +74,34 @@ void depthwise(int threads, const float* weight, int64_t rows, int64_t multiplie
   on_team(threads, [&](sc::Team& t) {
     sc::depthwise(t, weight, rows, multiplier, *w, x, ldx, y, ldy, scratch(t), Add{add, ldy});
   });
+}
+
+// As `depthwise`, where the kernel has a window of this height and stride; 0: it has not.
+int depthwise_direct(int threads, const float* weight, int64_t rows, int64_t multiplier,
+                     const sc::Window* w, const float* x, int64_t ldx, const float* add, float* y,
+                     int64_t ldy) {
+  const bool plain = !w->transposed && w->kernel[0] == 1 && w->in[0] == 1 && w->pad[0] == 0;
+  const bool even = w->stride[1] == w->stride[2] && w->dilation[1] == 1 && w->dilation[2] == 1;
+  if (!plain || !even) return 0;
+  Scratch scratch(threads, sc::depthwise_direct_scratch_floats(*w));
+  const auto run = [&](auto k, auto s) {
+    on_team(threads, [&](sc::Team& t) {
+      sc::depthwise_direct<k, s>(t, weight, rows, multiplier, *w, x, ldx, y, ldy, scratch(t),
+                                 Add{add, ldy});
+    });
+    return 1;
+  };
+  const auto two = std::integral_constant<int, 2>();
+  const auto one = std::integral_constant<int, 1>();
+  switch (w->kernel[1] * 10 + w->stride[1]) {
+    case 31: return run(std::integral_constant<int, 3>(), one);
+    case 32: return run(std::integral_constant<int, 3>(), two);
+    case 51: return run(std::integral_constant<int, 5>(), one);
+    case 52: return run(std::integral_constant<int, 5>(), two);
+    case 71: return run(std::integral_constant<int, 7>(), one);
+    case 72: return run(std::integral_constant<int, 7>(), two);
+    default: return 0;
+  }
 }
 
 void max_pool(int threads, int64_t rows, const sc::Window* w, const float* x, int64_t ldx,

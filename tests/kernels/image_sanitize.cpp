@@ -64,6 +64,8 @@ static void check_window(const sc::Window& w) {
   for (int sparse = 0; sparse < 2; sparse++) {
     for (int64_t t = 0; sparse && t < kRows * taps; t += 1 + t % 3) weight[t] = 0;
     depthwise(2, weight.data(), kRows, 1, &w, x.data(), ldx, add.data(), y.data(), ldy);
+    Floats direct(y);
+    depthwise_direct(2, weight.data(), kRows, 1, &w, x.data(), ldx, add.data(), direct.data(), ldy);
     for (int64_t i = 0; i < kRows * w.out_columns(); i++) {
       const int64_t r = i / w.out_columns(), o = i % w.out_columns();
       double sum = add[r * ldy + o];
@@ -71,6 +73,7 @@ static void check_window(const sc::Window& w) {
         if (column >= 0) sum += double(weight[r * taps + t]) * x[r * ldx + column];
       });
       check("depthwise", y[r * ldy + o], sum, o);
+      check("direct depthwise", direct[r * ldy + o], sum, o);
     }
   }
   max_pool(2, kRows, &w, x.data(), ldx, nullptr, y.data(), ldy);

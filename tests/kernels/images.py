@@ -59,8 +59,8 @@ def images_of(plane: Tensor, like: Tensor) -> Tensor:
     return plane[:, :n].view(like.shape[1], like.shape[0], *like.shape[2:]).transpose(0, 1)
 
 
-def run(function: object, threads: int, *args: object) -> None:
-    """As `native.call`, with the number of threads given."""
+def run(function: object, threads: int, *args: object) -> int:
+    """As `native.call`, with the number of threads given; what the function returns, if it does."""
 
     def convert(arg: object) -> object:
         if isinstance(arg, Tensor):
@@ -71,7 +71,7 @@ def run(function: object, threads: int, *args: object) -> None:
             return ctypes.c_float(arg)
         return ctypes.c_int64(arg) if isinstance(arg, int) else arg
 
-    function(ctypes.c_int(threads), *map(convert, args))  # type: ignore[operator]
+    return int(function(ctypes.c_int(threads), *map(convert, args)))  # type: ignore[operator]
 
 
 def result_like(want: Tensor) -> Tensor:

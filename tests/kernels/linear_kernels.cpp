@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "linear.h"
+#include "any_format.h"
 
 using namespace sc;
 
@@ -25,15 +25,28 @@ static float* aligned_floats(int64_t n) {
   return static_cast<float*>(aligned_alloc(64, (n * 4 + 63) / 64 * 64));
 }
 
+static bool is_block(const AnyFormat& f) {
+  return f.bytes == sc_block_bytes || f.bytes == sc_sorted_bytes;
+}
+
 struct Blob {
   void* data;
   int64_t bytes;
   explicit Blob(int64_t bytes) : data(aligned_alloc(64, bytes)), bytes(bytes) {
     std::memset(data, 0xA5, bytes);  // packers must write every byte
   }
+  Blob(const AnyFormat& f, const float* w, int64_t M, int64_t K, int64_t ldw, const Tiles& tiles)
+      : Blob(f.bytes(matrix(w, M, K, ldw), &tiles)) {
+    expect(f.pack(matrix(w, M, K, ldw), &tiles, data), "pack");
+  }
   ~Blob() { std::free(data); }
   Blob(const Blob&) = delete;
   PackedHeader* header() { return static_cast<PackedHeader*>(data); }
+  static const Matrix* matrix(const float* w, int64_t M, int64_t K, int64_t ldw) {
+    static Matrix found;
+    found = {w, M, K, ldw, 1};
+    return &found;
+  }
 };
 
 // bias + residual, and a count of how often each output vector passed by.
@@ -53,12 +66,18 @@ struct Case {
   int k_tile, panel, row_block, threads;
 };
 
-static std::vector<float> random_weight(const Case& c, int64_t ldw, std::mt19937& random) {
+// Of the pattern that a format needs: no more than p numbers in q columns, or none.
+static std::vector<float> random_weight(const Case& c, int64_t ldw, const AnyFormat& f,
+                                        std::mt19937& random) {
   std::uniform_real_distribution<float> uniform(-1, 1);
   std::vector<float> w(c.M * ldw, std::numeric_limits<float>::quiet_NaN());  // NaN between rows
   for (int64_t m = 0; m < c.M; m++)
-    for (int64_t k = 0; k < c.K; k++)
-      w[m * ldw + k] = std::abs(uniform(random)) < c.density ? uniform(random) : 0;
+    for (int64_t k = 0, left = 0; k < c.K; k++) {
+      if (f.bytes == sc_nm_bytes && k % f.q == 0) left = f.p;
+      const bool live = std::abs(uniform(random)) < c.density && (f.bytes != sc_nm_bytes || left);
+      w[m * ldw + k] = live ? uniform(random) : 0;
+      left -= live;
+    }
   return w;
 }
 
@@ -114,36 +133,30 @@ static bool unpacks(const Case& c, const std::vector<float>& w, int64_t ldw, con
   return true;
 }
 
-static void check_csr(const Case& c, std::mt19937& random) {
-  where = "csr " + std::to_string(c.M) + "x" + std::to_string(c.K) + " n " + std::to_string(c.n) +
-          " tile " + std::to_string(c.k_tile) + " panel " + std::to_string(c.panel) + " block " +
-          std::to_string(c.row_block) + " threads " + std::to_string(c.threads);
-  const int64_t ldw = c.K + random() % 3;
-  const auto w = random_weight(c, ldw, random);
-  Blob blob(sc_csr_packed_bytes(w.data(), c.M, c.K, ldw, c.k_tile, c.panel, c.row_block));
-  expect(sc_csr_pack(w.data(), c.M, c.K, ldw, c.k_tile, c.panel, c.row_block, blob.data), "pack");
-  expect(sc_csr_check(blob.data, blob.bytes), "own blob passes the check");
-  expect(unpacks(c, w, ldw, blob.data, sc_csr_unpack), "unpack gives the weight back");
-  compare(c, w, ldw, blob.data, random,
-          [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const Epilogue& e) {
-            linear_csr(team, blob.data, x, ld, y, ld, c.n, scratch, e);
-          });
+// The case with sizes and tiles that the format takes.
+static Case suited(Case c, const AnyFormat& f) {
+  if (f.bytes == sc_dense_bytes) c.row_block = dense_rows(W);
+  if (f.bytes == sc_bitmap_bytes) c.k_tile = (c.k_tile + 63) / 64 * 64;
+  if (is_block(f)) c.row_block = (c.row_block + f.p - 1) / f.p * f.p;
+  if (f.q > 1) c.k_tile = (c.k_tile + f.q - 1) / f.q * f.q;
+  if (is_block(f)) c.K = (c.K + f.q - 1) / f.q * f.q;
+  return c;
 }
 
-static void check_dense(const Case& c, std::mt19937& random) {
-  where = "dense " + std::to_string(c.M) + "x" + std::to_string(c.K) + " n " +
-          std::to_string(c.n) + " tile " + std::to_string(c.k_tile) + " threads " +
+static void check_format(const AnyFormat& f, const Case& given, std::mt19937& random) {
+  const Case c = suited(given, f);
+  where = std::string(f.name) + " " + std::to_string(c.M) + "x" + std::to_string(c.K) + " n " +
+          std::to_string(c.n) + " tile " + std::to_string(c.k_tile) + " panel " +
+          std::to_string(c.panel) + " block " + std::to_string(c.row_block) + " threads " +
           std::to_string(c.threads);
   const int64_t ldw = c.K + random() % 3;
-  const auto w = random_weight(c, ldw, random);
-  const int rows = dense_rows(W);
-  Blob blob(sc_dense_packed_bytes(nullptr, c.M, c.K, c.K, c.k_tile, c.panel, rows));
-  expect(sc_dense_pack(w.data(), c.M, c.K, ldw, c.k_tile, c.panel, rows, blob.data), "pack");
-  expect(sc_dense_check(blob.data, blob.bytes, W), "own blob passes the check");
-  expect(unpacks(c, w, ldw, blob.data, sc_dense_unpack), "unpack gives the weight back");
+  const auto w = random_weight(c, ldw, f, random);
+  Blob blob(f, w.data(), c.M, c.K, ldw, {c.k_tile, c.panel, c.row_block, f.p, f.q, kF32});
+  expect(f.check(blob.data, blob.bytes, W), "own blob passes the check");
+  expect(unpacks(c, w, ldw, blob.data, f.unpack), "unpack gives the weight back");
   compare(c, w, ldw, blob.data, random,
           [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const Epilogue& e) {
-            linear_dense(team, blob.data, x, ld, y, ld, c.n, scratch, e);
+            linear_any(team, blob.data, x, ld, y, ld, c.n, scratch, e);
           });
 }
 
@@ -152,7 +165,7 @@ static void check_rows(const Case& c, std::mt19937& random) {
   if (W == 4) return;  // no kernel
   where = "rows " + std::to_string(c.M) + "x" + std::to_string(c.K) + " n " + std::to_string(c.n) +
           " tile " + std::to_string(c.k_tile) + " threads " + std::to_string(c.threads);
-  const auto w = random_weight(c, c.K, random);
+  const auto w = random_weight(c, c.K, kAnyFormat[0], random);
   std::vector<std::vector<float>> pieces;
   std::vector<const float*> piece;
   std::vector<int64_t> rows;
@@ -188,111 +201,141 @@ static void check_cases() {
                      pick({1, 2, 3, 7, 16, 17, 49, 64, 128, 197}), pick({0, 5, 10, 50, 100}) / 100.,
                      pick({1, 7, 64, 128, 1000}), pick({1, 2, 4, 8, 12, 16}),
                      pick({1, 6, 16, 64, 300}), pick({1, 2, 3, 4, 7, 64})});
-  for (const Case& c : cases) check_csr(c, random), check_dense(c, random), check_rows(c, random);
+  for (const Case& c : cases) {
+    check_rows(c, random);
+    for (const AnyFormat& f : kAnyFormat) check_format(f, c, random);
+  }
 }
 
-// NaN and Inf travel from x through non-zeros only, from weights always.
+// NaN and Inf travel from x through stored numbers only, from weights always.
 static void check_special_values() {
-  where = "special values";
   const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
-  const int64_t M = 4, K = 6, n = 3, ld = 16;
+  const int64_t M = 4, K = 16, n = 3, ld = 16;
   float w[M * K] = {};
-  w[0 * K + 1] = 2;    // row 0 reads the Inf
-  w[1 * K + 2] = 2;    // row 1 does not: 0 * Inf from structural zeros is not computed
-  w[2 * K + 2] = nan;  // a NaN weight is a non-zero
+  w[0 * K + 1] = 2;     // row 0 reads the Inf
+  w[1 * K + 6] = 2;     // row 1 does not: 0 * Inf from structural zeros is not computed
+  w[2 * K + 6] = nan;   // a NaN weight is a non-zero
   w[3 * K + 0] = -0.f;  // minus zero is a structural zero
-  Blob blob(sc_csr_packed_bytes(w, M, K, K, 4, 4, 4));
-  sc_csr_pack(w, M, K, K, 4, 4, 4, blob.data);
-  expect(blob.header()->nnz == 3, "non-zeros counted");
   float *x = aligned_floats(K * ld), *y = aligned_floats(M * ld);
   for (int64_t i = 0; i < K * ld; i++) x[i] = 1;
   for (int p = 0; p < n; p++) x[1 * ld + p] = inf;
-  float* scratch = aligned_floats(linear_scratch_floats(blob.data));
   Barrier barrier;
   Team team(0, 1, &barrier);
   const auto identity = [](V sum, int64_t, int64_t) { return sum; };
-  linear_csr(team, blob.data, x, ld, y, ld, n, scratch, identity);
-  for (int p = 0; p < n; p++) {
-    expect(y[p] == inf, "Inf of x reaches the row that reads it");
-    expect(y[ld + p] == 2, "and no other");
-    expect(std::isnan(y[2 * ld + p]), "a NaN weight counts");
-    expect(y[3 * ld + p] == 0, "an empty row is zero");
+  for (const AnyFormat& f : kAnyFormat) {
+    where = std::string("special values, ") + f.name;
+    const Case c = suited({M, K, n, 0, 8, 4, 4, 1}, f);
+    Blob blob(f, w, M, K, K, {c.k_tile, 4, c.row_block, f.p, f.q, kF32});
+    float* scratch = aligned_floats(linear_scratch_floats(blob.data));
+    linear_any(team, blob.data, x, ld, y, ld, n, scratch, identity);
+    std::free(scratch);
+    const bool rows_apart = f.bytes == sc_csr_bytes || f.bytes == sc_bitmap_bytes;
+    for (int p = 0; p < n; p++) {
+      expect(y[p] == inf || (!rows_apart && std::isnan(y[p])), "Inf of x reaches its row");
+      if (rows_apart) expect(y[ld + p] == 2, "and no other");
+      if (f.bytes == sc_dense_bytes) expect(std::isnan(y[ld + p]), "dense computes 0 * Inf");
+      expect(std::isnan(y[2 * ld + p]), "a NaN weight counts");
+      if (rows_apart) expect(y[3 * ld + p] == 0, "an empty row is zero");
+    }
+    if (rows_apart) expect(blob.header()->nnz == 3, "non-zeros counted");
+    float back[M * K];
+    f.unpack(blob.data, back);
+    for (int64_t i = 0; i < M * K; i++)
+      expect(std::isnan(w[i]) ? std::isnan(back[i]) : back[i] == w[i], "unpack");
   }
-  Blob dense(sc_dense_packed_bytes(nullptr, M, K, K, 4, 2, dense_rows(W)));
-  sc_dense_pack(w, M, K, K, 4, 2, dense_rows(W), dense.data);
-  float* dense_scratch = aligned_floats(linear_scratch_floats(dense.data));
-  linear_dense(team, dense.data, x, ld, y, ld, n, dense_scratch, identity);
-  expect(y[0] == inf || std::isnan(y[0]), "dense: Inf");
-  expect(std::isnan(y[ld]), "dense computes 0 * Inf, as the eager model does");
-  std::free(x), std::free(y), std::free(scratch), std::free(dense_scratch);
+  std::free(x), std::free(y);
 }
 
 // Every damaged blob is refused; the check itself stays inside `bytes` (see the sanitizer build).
 static void check_damage() {
-  where = "damage";
   std::mt19937 random(9);
-  const Case c{50, 70, 8, .2, 32, 4, 16, 1};
-  const auto w = random_weight(c, c.K, random);
-  Blob blob(sc_csr_packed_bytes(w.data(), c.M, c.K, c.K, 32, 4, 16));
-  sc_csr_pack(w.data(), c.M, c.K, c.K, 32, 4, 16, blob.data);
-  PackedHeader* h = blob.header();
-  char* base = static_cast<char*>(blob.data);
-  const auto refused = [&](auto* place, auto bad, const char* what) {
-    const auto good = *place;
-    *place = bad;
-    expect(!sc_csr_check(blob.data, blob.bytes), what);
-    *place = good;
-  };
-  expect(!sc_csr_check(blob.data, blob.bytes - 1), "truncated");
-  expect(!sc_csr_check(blob.data, 20), "shorter than a header");
-  expect(!sc_dense_check(blob.data, blob.bytes, W), "another format");
-  refused(&h->magic, 1u, "magic");
-  refused(&h->version, 99u, "version");
-  refused(&h->rows, int64_t(1) << 40, "rows");
-  refused(&h->rows, h->rows + 1, "one row more");
-  refused(&h->cols, int64_t(-1), "columns");
-  refused(&h->nnz, h->nnz + 64, "non-zeros");
-  refused(&h->k_tile, 0, "k_tile of zero");
-  refused(&h->k_tile, 31, "k_tile");
-  refused(&h->panel_vectors, 17, "panel");
-  refused(&h->row_block, 0, "row block of zero");
-  refused(&h->index_at, h->index_at + 64, "offset");
-  refused(&h->value_at, int64_t(1) << 60, "offset far away");
-  auto* index = reinterpret_cast<uint16_t*>(base + h->index_at);
-  refused(index, uint16_t(32), "index outside its tile");
-  refused(index + h->nnz - 1, uint16_t(6), "index outside the last, narrower tile");
-  auto* row = reinterpret_cast<RowEntry*>(base + h->row_at);
-  refused(&row->row, uint16_t(16), "row outside its block");
-  refused(&row->row, row[1].row, "a row twice");
-  refused(&row->count, uint16_t(row->count + 1), "count");
-  auto* segment = reinterpret_cast<int64_t*>(base + h->segment_at);
-  refused(segment + 1, segment[2] + 1, "segments out of order");
-  auto* prefix = reinterpret_cast<int64_t*>(base + h->prefix_at);
-  refused(prefix + 1, prefix[1] + 1, "prefix");
-  expect(sc_csr_check(blob.data, blob.bytes), "undamaged again");
+  for (const AnyFormat& f : kAnyFormat) {
+    where = std::string("damage, ") + f.name;
+    const Case c = suited({50, 140, 8, .2, 64, 4, 16, 1}, f);
+    const auto w = random_weight(c, c.K, f, random);
+    const Tiles tiles{c.k_tile, c.panel, c.row_block, f.p, f.q, kF32};
+    Blob blob(f, w.data(), c.M, c.K, c.K, tiles);
+    PackedHeader* h = blob.header();
+    char* base = static_cast<char*>(blob.data);
+    const auto refused = [&](auto* place, auto bad, const char* what) {
+      const auto good = *place;
+      *place = bad;
+      expect(!f.check(blob.data, blob.bytes, W), what);
+      *place = good;
+    };
+    expect(!f.check(blob.data, blob.bytes - 1, W), "truncated");
+    expect(!f.check(blob.data, 20, W), "shorter than a header");
+    for (const AnyFormat& other : kAnyFormat)
+      if (other.check != f.check) expect(!other.check(blob.data, blob.bytes, W), "another format");
+    refused(&h->magic, 1u, "magic");
+    refused(&h->version, 99u, "version");
+    refused(&h->rows, int64_t(1) << 40, "rows");
+    refused(&h->rows, h->rows + 64, "more rows");
+    refused(&h->cols, int64_t(-1), "columns");
+    refused(&h->nnz, h->nnz + 64, "non-zeros");
+    refused(&h->k_tile, 0, "k_tile of zero");
+    refused(&h->panel_vectors, 17, "panel");
+    refused(&h->row_block, 0, "row block of zero");
+    refused(&h->values, 3, "type of values");
+    refused(&h->value_at, int64_t(1) << 60, "offset far away");
+    refused(&h->index_at, h->index_at + 64, "offset");
+    if (f.q) refused(&h->p, 0, "p of zero"), refused(&h->q, h->q + 1, "q");
+    if (f.bytes == sc_dense_bytes)
+      expect(!f.check(blob.data, blob.bytes, W == 16 ? 8 : 16), "rows of another width");
+    if (counts_work(h)) {
+      auto* row = reinterpret_cast<RowEntry*>(base + h->row_at);
+      auto* segment = reinterpret_cast<int64_t*>(base + h->segment_at);
+      auto* prefix = reinterpret_cast<int64_t*>(base + h->prefix_at);
+      refused(&row->row, uint16_t(50), "row outside its block");
+      if (h->row_block > h->p && h->p < 16) refused(&row->row, row[1].row, "a row twice");
+      refused(&row->count, uint16_t(row->count + 1), "count");
+      refused(segment + 1, segment[h->blocks() * h->tiles()] + 1, "segments out of order");
+      refused(prefix + 1, prefix[1] + 1, "prefix");
+    }
+    auto* index = reinterpret_cast<uint16_t*>(base + h->index_at);
+    if (f.bytes == sc_csr_bytes || is_block(f)) {
+      refused(index, uint16_t(c.k_tile), "index outside its tile");
+      if (f.q < 2) refused(index + (h->nnz / (f.p ? f.p : 1)) - 1, uint16_t(12), "the last tile");
+    }
+    if (f.bytes == sc_sorted_bytes) {
+      auto* order = reinterpret_cast<int32_t*>(base + h->order_at);
+      refused(order, 50, "an order beyond the rows");
+      refused(order, order[1], "a row twice in the order");
+      refused(&h->order_at, int64_t(0), "no order");
+    }
+    if (f.bytes == sc_bitmap_bytes)
+      refused(reinterpret_cast<uint64_t*>(index), uint64_t(0), "bits that are not counted");
+    if (f.q == 7) refused(reinterpret_cast<uint32_t*>(index), 7u, "a slot that is no column");
+    expect(f.check(blob.data, blob.bytes, W), "undamaged again");
 
-  Blob dense(sc_dense_packed_bytes(nullptr, 50, 70, 70, 32, 2, dense_rows(W)));
-  sc_dense_pack(w.data(), 50, 70, 70, 32, 2, dense_rows(W), dense.data);
-  expect(!sc_dense_check(dense.data, dense.bytes, W == 16 ? 8 : 16), "rows of another width");
-  dense.header()->cols++;
-  expect(!sc_dense_check(dense.data, dense.bytes, W), "dense: columns");
-  expect(sc_csr_packed_bytes(w.data(), 50, 70, 70, 70000, 4, 16) == 0, "k_tile beyond 16 bits");
-  expect(sc_csr_packed_bytes(w.data(), 0, 70, 70, 32, 4, 16) == 0, "no rows");
+    Tiles wide = tiles;
+    wide.k_tile = 70 * 1024;
+    expect(f.bytes(Blob::matrix(w.data(), c.M, c.K, c.K), &wide) == 0, "k_tile beyond 16 bits");
+    expect(f.bytes(Blob::matrix(w.data(), 0, c.K, c.K), &tiles) == 0, "no rows");
+  }
+  where = "an nm weight with one number too many";
+  const float full[8] = {1, 1, 1, 0, 0, 1, 0, 0};
+  const Tiles tiles{8, 1, W, 2, 4, kF32};
+  expect(sc_nm_bytes(Blob::matrix(full, 1, 8, 8), &tiles) == 0, "refused");
+  expect(sc_nm_bytes(Blob::matrix(full + 1, 1, 7, 7), &tiles) > 0, "a group less: taken");
 }
 
 static void check_default_tiles() {
   where = "default tiles";
-  for (int64_t M : {1, 10, 384, 768, 3072, 30522})
-    for (int64_t K : {1, 64, 384, 768, 3072, 100000})
-      for (double density : {0., .01, .05, .1, .3, .5, 1.}) {
-        int k_tile = 0, panel = 0, rows = 0;
-        sc_csr_default_tiles(M, K, int64_t(density * M * K), M % 200, W, &k_tile, &panel, &rows);
-        expect(k_tile >= 1 && k_tile <= kMaxTile && panel >= 1 && panel <= kCsrPanel && rows >= 1 &&
-                   rows <= kMaxRowBlock, "csr tiles in range");
-        sc_dense_default_tiles(M, K, 0, 0, W, &k_tile, &panel, &rows);
-        expect(k_tile >= 1 && k_tile <= kMaxTile && panel >= 1 && panel <= kMaxPanel &&
-                   rows == dense_rows(W), "dense tiles in range");
-      }
+  for (const AnyFormat& f : kAnyFormat)
+    for (int64_t M : {1, 10, 384, 768, 3072, 30522})
+      for (int64_t K : {1, 64, 384, 768, 3072, 100000})
+        for (int64_t taps : {0, 1, 9})
+          for (double density : {0., .01, .05, .1, .3, .5, 1.}) {
+            Tiles tiles{0, 0, 0, f.p, f.q, kF32};
+            const Layer layer{M, K, int64_t(density * M * K), M % 200 + (taps > 0), taps, W};
+            f.tiles(&layer, &tiles);
+            expect(tiles.k_tile >= 1 && tiles.k_tile <= kMaxTile && tiles.panel_vectors >= 1 &&
+                       tiles.panel_vectors <= kMaxPanel && tiles.row_block >= 1 &&
+                       tiles.row_block <= kMaxRowBlock && suited({M, K, 1, 0, tiles.k_tile, 1,
+                       tiles.row_block, 1}, f).row_block == tiles.row_block,
+                   f.name);
+          }
 }
 
 // Shares of a team tile the output exactly, and non-zeros are spread evenly.
@@ -300,11 +343,10 @@ static void check_shares() {
   where = "shares";
   std::mt19937 random(5);
   const Case c{1024, 256, 128, .1, 256, 4, 16, 1};
-  auto w = random_weight(c, c.K, random);
+  auto w = random_weight(c, c.K, kAnyFormat[0], random);
   for (int64_t i = 0; i < 512 * c.K; i++)
     if (random() % 4) w[i] = 0;  // the upper half is emptier
-  Blob blob(sc_csr_packed_bytes(w.data(), c.M, c.K, c.K, 256, 4, 16));
-  sc_csr_pack(w.data(), c.M, c.K, c.K, 256, 4, 16, blob.data);
+  Blob blob(kAnyFormat[0], w.data(), c.M, c.K, c.K, {256, 4, 16, 0, 0, kF32});
   const PackedHeader* h = blob.header();
   const auto* prefix = section<int64_t>(h, h->prefix_at);
   Barrier barrier;

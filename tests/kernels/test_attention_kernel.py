@@ -26,7 +26,7 @@ class Attention(ctypes.Structure):
         ("causal", ctypes.c_bool),
         ("mask", ctypes.c_void_p),
         *((f"mask_{name}", ctypes.c_int64) for name in ("b", "h", "k", "q")),
-        *((name, ctypes.c_int64) for name in ("query0", "part", "part_stride", "mask_period")),
+        *((name, ctypes.c_int64) for name in ("query0", "part", "part_stride", "rest", "rest_at")),
         ("unseeing", ctypes.c_float),
     )
 
@@ -49,7 +49,7 @@ def run_attention(
     interleaved: bool = False,
     unseeing: float = 0.0,
 ) -> Tensor:
-    """mask [B or 1, H or 1, queries or 1, keys] additive; fewer samples than B repeat."""
+    """mask [B or 1, H or 1, queries or 1, keys] additive."""
     samples, heads, sq, d = q.shape
     sk, dv = v.shape[2:]
     qp, q_head, q_feature = head_planes(q, interleaved)
@@ -68,7 +68,6 @@ def run_attention(
         strides = [0 if rows.shape[i] == 1 else plane.stride(i) for i in range(2)]
         a.mask, a.mask_b, a.mask_h = plane.data_ptr(), *strides
         a.mask_k, a.mask_q = plane.stride(2), int(rows.shape[3] > 1)
-        a.mask_period = rows.shape[0] if 1 < rows.shape[0] < samples else 0
     a.unseeing = unseeing
     call(lib.attention, a)
     n = samples * sq
@@ -86,8 +85,6 @@ def reference_attention(
     causal: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    if mask is not None and 1 < mask.shape[0] < q.shape[0]:
-        mask = mask.repeat(q.shape[0] // mask.shape[0], 1, 1, 1)
     return F.scaled_dot_product_attention(
         q.to(dtype), k.to(dtype), v.to(dtype), None if mask is None else mask.to(dtype),
         is_causal=causal, enable_gqa=q.shape[1] != k.shape[1],
@@ -164,16 +161,6 @@ def test_attention_mask(lib: ctypes.CDLL, shape: tuple[int, ...]) -> None:
         mask = mask.nan_to_num(neginf=-5.0).expand(1, 3, 33, 150)
     check_attention(lib, q, k, v, mask=mask)
     check_attention(lib, q, k, v, mask=mask.clamp_min(torch.finfo(torch.float32).min))
-
-
-@pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("tokens", [7, 49])
-def test_masks_that_repeat(lib: ctypes.CDLL, heads: int, tokens: int) -> None:
-    """As in a shifted-window layer: window w of every sample has the mask of w."""
-    q, k, v = (torch.randn(12, 3, tokens, 16) for _ in range(3))
-    mask = torch.zeros(4, heads, tokens, tokens)
-    mask[1:] = torch.where(torch.rand(3, heads, tokens, tokens) < 0.3, -100.0, 0.0)
-    check_attention(lib, q, k, v, mask=mask + torch.randn(1, heads, tokens, tokens))
 
 
 @pytest.mark.parametrize("d,dv", [(8, 8), (9, 31), (40, 40), (72, 64), (96, 160), (255, 3),

@@ -1,4 +1,4 @@
-"""conv_csr and conv_dense against torch, for each vector width: shapes by hand and by hypothesis.
+"""Convolutions of every format against torch, for each vector width: shapes by hand and any.
 
 Planes hold NaN after their last column and end where their row ends, so a kernel that reads across
 a border or a row shows it; conv_sanitize.cpp does the same under the sanitizers.
@@ -19,8 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sparse_compiler.formats.base import FORMATS, Format
+from sparse_compiler.runtime.packing import Layer, Matrix, Tiles
 from tests.kernels.native import EACH_WIDTH, NATIVE, Libraries
 
+OTHERS = [(2, name) for name in ("block_4x1", "sorted_8x1", "nm_2_4", "bitmap")]
 PACKER = str(Path(__file__).parents[2] / "codegen" / "cpu" / "pack.cpp")
 
 
@@ -42,6 +45,7 @@ class Conv:
     density: float = 0.4
     k_tile: int = 0
     panel: int = 0
+    by_columns: bool = False  # csr by columns of its 3 x 3 kernels, in tiles of k_tile
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -84,27 +88,50 @@ class Conv:
         return (ctypes.c_int64 * len(flat))(*flat)
 
 
-def pack(lib: ctypes.CDLL, format_: str, width: int, case: Conv, matrix: Tensor) -> Tensor:
+def suited(format_: Format, case: Conv, width: int) -> Conv:
+    """The case with as many channels as the format's columns need, and tiles it takes."""
+    _, columns = format_.parameters
+    if (
+        format_.family in ("block", "sorted")
+        and case.channels // case.groups * math.prod(case.kernel) % columns
+    ):
+        case = replace(case, channels=case.groups * columns)
+    unit = 64 if format_.family == "bitmap" else max(1, columns)
+    return replace(case, k_tile=-(-case.k_tile // unit) * unit)
+
+
+def patterned(format_: Format, weight: Tensor) -> Tensor:
+    """Its first N non-zeros of each M columns, for N:M."""
+    if format_.family != "nm":
+        return weight
+    n, m = format_.parameters
+    flat = weight.flatten(1)
+    padded = F.pad(flat, (0, -flat.shape[1] % m)).unflatten(1, (-1, m))
+    kept = padded * ((padded != 0).cumsum(2) <= n)
+    return kept.flatten(1)[:, : flat.shape[1]].reshape(weight.shape).contiguous()
+
+
+def pack(lib: ctypes.CDLL, format_: Format, width: int, case: Conv, matrix: Tensor) -> Tensor:
     m, k = matrix.shape
-    tiles = [ctypes.c_int() for _ in range(3)]
     taps, n = math.prod(case.kernel), case.batch * math.prod(case.out)
     nnz = int(matrix.count_nonzero()) // case.groups
-    choose = getattr(lib, f"sc_{format_}_conv_tiles")
-    sizes = [ctypes.c_int64(i) for i in (m // case.groups, k, nnz, n, taps)]
-    choose(*sizes, width, *map(ctypes.byref, tiles))
+    tiles = Tiles(0, 0, 0, *format_.parameters, 0)
+    layer = Layer(m // case.groups, k, nnz, n, taps, width)
+    family = format_.family
+    lib[f"sc_{family}_tiles"](ctypes.byref(layer), ctypes.byref(tiles))
     if case.k_tile:
-        tiles[0].value, tiles[1].value = case.k_tile, case.panel
-    data = ctypes.c_void_p(matrix.data_ptr())
-    sizes = [ctypes.c_int64(i) for i in (m, k, k, case.groups)]
-    bytes_of = getattr(lib, f"sc_{format_}_grouped_bytes")
+        tiles.k_tile, tiles.panel_vectors = case.k_tile, max(1, case.panel)
+    if family == "csr" and case.k_tile:
+        tiles.p = 3 if case.by_columns else 0
+    weight = Matrix(matrix.data_ptr(), m, k, k, case.groups)
+    bytes_of = lib[f"sc_{family}_bytes"]
     bytes_of.restype = ctypes.c_int64
-    size = bytes_of(data, *sizes, *tiles)
+    size = bytes_of(ctypes.byref(weight), ctypes.byref(tiles))
     assert size > 0
     memory = torch.full((size + 64,), 0xA5, dtype=torch.uint8)
     blob = memory[-memory.data_ptr() % 64 :][:size]
-    assert getattr(lib, f"sc_{format_}_grouped_pack")(
-        data, *sizes, *tiles, ctypes.c_void_p(blob.data_ptr())
-    )
+    out = ctypes.c_void_p(blob.data_ptr())
+    assert lib[f"sc_{family}_pack"](ctypes.byref(weight), ctypes.byref(tiles), out)
     return blob
 
 
@@ -120,27 +147,30 @@ def padded(n: int) -> int:
     return -(-n // 16) * 16
 
 
-def check(lib: ctypes.CDLL, width: int, case: Conv, threads: int = 2, seed: int = 0) -> None:
+def check(
+    lib: ctypes.CDLL, width: int, case: Conv, threads: int = 2, seed: int = 0, format_: str = "csr"
+) -> None:
     torch.manual_seed(seed)
-    weight, bias = case.weight(), torch.randn(case.rows)
+    stored = FORMATS[format_]
+    case = suited(stored, case, width)
+    weight, bias = patterned(stored, case.weight()), torch.randn(case.rows)
     x = torch.randn(case.batch, case.channels, *case.size)
     want = case.by_torch(x, weight, bias)
     assert tuple(want.shape[2:]) == case.out
     tolerance = 2e-6 * case.by_torch(x.abs(), weight.abs(), bias.abs()) + 1e-7
     ldx, ldy = (padded(case.batch * math.prod(size)) for size in (case.size, case.out))
     px = planes(x, ldx)
-    for format_ in ("csr", "dense"):
-        blob = pack(lib, format_, width, case, weight.flatten(1))
-        y = torch.full((case.rows, ldy), 77.0)
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (px, y, bias)]
-        lib.conv(
-            threads, ctypes.c_void_p(blob.data_ptr()), case.numbers(),
-            pointers[0], ctypes.c_int64(ldx), pointers[1], ctypes.c_int64(ldy), pointers[2],
-        )  # fmt: skip
-        n = case.batch * math.prod(case.out)
-        got = y[:, :n].reshape(case.rows, case.batch, *case.out).transpose(0, 1)
-        assert ((got - want).abs() <= tolerance).all(), f"{format_} of {case}"
-        assert (y[:, -(-n // width) * width :] == 77).all(), "columns after the last vector"
+    blob = pack(lib, stored, width, case, weight.flatten(1))
+    y = torch.full((case.rows, ldy), 77.0)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (px, y, bias)]
+    lib.conv(
+        threads, ctypes.c_void_p(blob.data_ptr()), case.numbers(),
+        pointers[0], ctypes.c_int64(ldx), pointers[1], ctypes.c_int64(ldy), pointers[2],
+    )  # fmt: skip
+    n = case.batch * math.prod(case.out)
+    got = y[:, :n].reshape(case.rows, case.batch, *case.out).transpose(0, 1)
+    assert ((got - want).abs() <= tolerance).all(), f"{format_} of {case}"
+    assert (y[:, -(-n // width) * width :] == 77).all(), "columns after the last vector"
 
 
 @pytest.fixture(scope="session")
@@ -208,8 +238,66 @@ CASES = {
 @pytest.mark.parametrize("width", EACH_WIDTH)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_agrees_with_torch(conv_libraries: dict[int, ctypes.CDLL], case: Conv, width: int) -> None:
-    for threads in (1, 2):
+    for threads, format_ in ((1, "csr"), (2, "csr"), (1, "dense"), (2, "dense"), *OTHERS):
+        check(conv_libraries[width], width, case, threads, 0, format_)
+
+
+COLUMNS = replace(IMAGE, channels=8, rows=37, k_tile=36, panel=3, by_columns=True)
+BANDS = {
+    "7": replace(COLUMNS, size=(7, 7)),
+    "7, batch": replace(COLUMNS, size=(7, 7), batch=3, channels=20),
+    "14": replace(COLUMNS, size=(14, 14), channels=24, k_tile=144),
+    "14, all weights": replace(COLUMNS, size=(14, 14), density=1.0),
+    "15": replace(COLUMNS, size=(15, 15)),
+    "28, batch": replace(COLUMNS, size=(28, 28), batch=2),
+    "56": replace(COLUMNS, size=(56, 56)),
+    "one row less than bands": replace(COLUMNS, size=(13, 14)),
+    "no padding": replace(COLUMNS, size=(16, 30), padding=0),
+    "more padding than needed": replace(COLUMNS, size=(12, 10), padding=2),
+    "stride 2": replace(COLUMNS, size=(28, 28), stride=2),
+    "stride 2, odd": replace(COLUMNS, size=(29, 57), stride=2, batch=2),
+    "stride 2, narrow": replace(COLUMNS, size=(14, 14), stride=2),
+    "not in bands: dilation": replace(COLUMNS, size=(14, 14), dilation=2, padding=2),
+    "not in bands: transposed": replace(COLUMNS, size=(9, 9), transposed=True, stride=2),
+    "not in bands: groups": replace(COLUMNS, size=(9, 9), channels=16, rows=38, groups=2),
+    "not in bands: one row": replace(COLUMNS, size=(1, 9)),
+    "nearly empty": replace(COLUMNS, size=(14, 14), density=0.01),
+}
+
+
+@pytest.mark.parametrize("width", EACH_WIDTH)
+@pytest.mark.parametrize("case", BANDS.values(), ids=BANDS.keys())
+def test_by_columns_of_the_kernel(
+    conv_libraries: dict[int, ctypes.CDLL], case: Conv, width: int
+) -> None:
+    for threads in (1, 2, 3):
         check(conv_libraries[width], width, case, threads)
+
+
+@pytest.mark.parametrize("change", ["count", "index", "channels"])
+def test_check_refuses_wrong_columns(conv_libraries: dict[int, ctypes.CDLL], change: str) -> None:
+    """A count of one dx, an index under another dx, and tiles that cut four channels."""
+    library, case = conv_libraries[NATIVE], replace(COLUMNS, density=1.0)
+    torch.manual_seed(0)
+    blob = pack(library, FORMATS["csr"], NATIVE, case, case.weight().flatten(1))
+
+    def accepts() -> bool:
+        size = ctypes.c_int64(blob.numel())
+        return bool(library.sc_csr_check(ctypes.c_void_p(blob.data_ptr()), size, NATIVE))
+
+    assert accepts()
+    numbers = blob.view(torch.int64)
+    rows_at, index_at = int(numbers[9]), int(numbers[10])
+    counts_at = rows_at + -(-2 * case.rows * 4 // 64) * 64
+    if change == "count":
+        blob[counts_at : counts_at + 4].view(torch.int16)[:] += torch.tensor([4, -4]).to(
+            torch.int16
+        )
+    elif change == "index":
+        blob[index_at : index_at + 2].view(torch.int16)[0] = 3 * 5
+    else:
+        blob[12:16].view(torch.int32)[0] = 40
+    assert not accepts()
 
 
 SEEDS = st.integers(0, 2**31)
@@ -248,17 +336,28 @@ def convs(draw: st.DrawFn) -> Conv:
 
 @pytest.mark.parametrize("width", EACH_WIDTH)
 @settings(max_examples=40, deadline=None)
-@given(case=convs(), threads=st.integers(1, 3), seed=SEEDS)
+@given(
+    case=convs(), threads=st.integers(1, 3), seed=SEEDS, format_=st.sampled_from(sorted(FORMATS))
+)
 def test_any_conv(
-    conv_libraries: dict[int, ctypes.CDLL], case: Conv, width: int, threads: int, seed: int
+    conv_libraries: dict[int, ctypes.CDLL],
+    case: Conv,
+    width: int,
+    threads: int,
+    seed: int,
+    format_: str,
 ) -> None:
-    check(conv_libraries[width], width, case, threads, seed)
+    check(conv_libraries[width], width, case, threads, seed, format_)
 
 
 def test_groups_must_divide_rows(conv_libraries: dict[int, ctypes.CDLL]) -> None:
-    weight = torch.ones(6, 3)
-    bytes_of = conv_libraries[NATIVE].sc_csr_grouped_bytes
-    bytes_of.restype = ctypes.c_int64
-    for groups, allowed in ((3, True), (4, False), (0, False)):
-        sizes = [ctypes.c_int64(i) for i in (6, 3, 3, groups)]
-        assert (bytes_of(ctypes.c_void_p(weight.data_ptr()), *sizes, 3, 4, 16) > 0) == allowed
+    weight = torch.ones(6, 8)
+    for format_ in map(FORMATS.__getitem__, FORMATS):
+        if format_.family == "nm" or 8 % max(1, format_.parameters[1]):
+            continue
+        bytes_of = conv_libraries[NATIVE][f"sc_{format_.family}_bytes"]
+        bytes_of.restype = ctypes.c_int64
+        tiles = Tiles(64, 4, 64, *format_.parameters, 0)
+        for groups, allowed in ((3, True), (4, False), (0, False)):
+            matrix = Matrix(weight.data_ptr(), 6, 8, 8, groups)
+            assert (bytes_of(ctypes.byref(matrix), ctypes.byref(tiles)) > 0) == allowed

@@ -126,7 +126,8 @@ def run_depthwise(lib: ctypes.CDLL, case: Case, x: Tensor, weight: Tensor) -> No
         lib.depthwise, case.threads, weight, count, case.multiplier, case.window(want.shape[2:]),
         source, source.shape[1], add, got, got.shape[1],
     )  # fmt: skip
-    want = want.float() + images_of(add, want)
+    plain = want.float()
+    want = plain + images_of(add, want)
     check(got, want, width_of(lib))
     in_place = add  # the residual's own planes
     run(
@@ -134,6 +135,21 @@ def run_depthwise(lib: ctypes.CDLL, case: Case, x: Tensor, weight: Tensor) -> No
         source, source.shape[1], in_place, in_place, got.shape[1],
     )  # fmt: skip
     torch.testing.assert_close(images_of(in_place, want), want, rtol=1e-5, atol=1e-5)
+    run_direct(lib, case, source, weight, plain)
+
+
+def run_direct(lib: ctypes.CDLL, case: Case, source: Tensor, weight: Tensor, want: Tensor) -> None:
+    """The kernel for the usual windows: exactly those have it."""
+    add, got = planes(torch.randn(rows(want).shape)), result_like(want)
+    known = run(
+        lib.depthwise_direct, case.threads, weight, case.channels * case.multiplier,
+        case.multiplier, case.window(want.shape[2:]), source, source.shape[1], add, got,
+        got.shape[1],
+    )  # fmt: skip
+    if len(case.size) == 2 and not case.transposed and case.kernel[0] in (3, 5, 7):
+        assert known == (case.stride in ((1, 1), (2, 2)) and case.dilation == (1, 1))
+    if known:
+        check(got, want + images_of(add, want), width_of(lib))
 
 
 @for_each("case", CASES)

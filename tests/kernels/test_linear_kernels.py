@@ -19,7 +19,10 @@ FLAGS = ["-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-m
 X86 = platform.machine() in ("x86_64", "AMD64")
 # What the compiler is asked for per width on x86; assembly needs no CPU to run on.
 MARCH = {4: "x86-64-v2", 8: "x86-64-v3", 16: "x86-64-v4"}
-INSTANCES = {"csr": 8, "dense": 2, "rows": 2}
+INSTANCES = {
+    8: {"csr_block": 8, "dense_block": 4, "rows_block": 2, "block_rows": 3 + 3 + 8},
+    16: {"csr_block": 8, "dense_block": 4, "rows_block": 2, "block_rows": 6 + 5 + 8},
+}  # block_rows: of blocks 4 x 1, 4 x 4 and 1 x 4
 
 
 def cpu_flags() -> set[str]:
@@ -63,22 +66,30 @@ struct Add {
   const float* bias;
   SC_INLINE V operator()(V sum, int64_t row, int64_t) const { return sum + splat(bias[row]); }
 };
-template void sc::linear_csr<Add>(Team&, const void*, const float*, int64_t, float*, int64_t,
-                                  int64_t, float*, const Add&);
-template void sc::linear_dense<Add>(Team&, const void*, const float*, int64_t, float*, int64_t,
-                                    int64_t, float*, const Add&);
+template void sc::linear_csr<float, Add>(Team&, const void*, const float*, int64_t, float*,
+                                         int64_t, int64_t, float*, const Add&);
+template void sc::linear_dense<float, Add>(Team&, const void*, const float*, int64_t, float*,
+                                           int64_t, int64_t, float*, const Add&);
+template void sc::linear_block<4, 1>(Team&, const void*, const float*, int64_t, float*, int64_t,
+                                     int64_t, float*, const Add&);
+template void sc::linear_block<4, 4>(Team&, const void*, const float*, int64_t, float*, int64_t,
+                                     int64_t, float*, const Add&);
+template void sc::linear_block<1, 4>(Team&, const void*, const float*, int64_t, float*, int64_t,
+                                     int64_t, float*, const Add&);
 """
 
 
 def functions(assembly: str) -> dict[str, list[str]]:
-    """Demangled kernel instance, such as csr_block<4>, to the lines of its body."""
+    """Kernel instance, such as csr_block<4>, to the lines of its body."""
     found = {}
     for match in re.finditer(
-        r"^(_ZN2sc\d+(csr|dense|rows)_blockILi(\d+)E\w*):\n(.*?)^\t\.size\t\1",
+        r"^(_ZN2sc\d+((?:csr|dense|rows)_block|block_rows)I((?:Li\d+E)+)\w*):\n"
+        r"(.*?)^\t\.size\t\1",
         assembly,
         re.M | re.S,
     ):
-        found[f"{match[2]}<{match[3]}>"] = match[4].splitlines()
+        sizes = ", ".join(re.findall(r"Li(\d+)E", match[3]))
+        found[f"{match[2]}<{sizes}>"] = match[4].splitlines()
     return found
 
 
@@ -109,8 +120,8 @@ def test_accumulators_stay_in_registers(tmp_path: Path, width: int) -> None:
     command = ["g++", *arguments, *prefer, *FLAGS, str(source), "-o", "-"]
     assembly = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     bodies = functions(assembly)
-    for kind, count in INSTANCES.items():
-        assert sum(name.startswith(kind) for name in bodies) == count
+    for kind, count in INSTANCES[width].items():
+        assert sum(name.startswith(kind) for name in bodies) == count, kind
     for name, body in bodies.items():
         loops = [loop for loop in innermost_loops(body) if any("vfmadd" in line for line in loop)]
         assert loops, f"{name}: no multiply-add loop found"

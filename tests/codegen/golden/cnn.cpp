@@ -4,7 +4,7 @@
 
 #include "segment.h"
 #include "conv.h"
-#include "depthwise.h"
+#include "depthwise_direct.h"
 #include "epilogues.h"
 #include "linear.h"
 #include "pool.h"
@@ -58,39 +58,39 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   const Span span0(d + 6, id);
   const int64_t ld0 = span0.ld;
   (void)ld0;
-  const Span span1(d + 9, id);
+  const Span span1(d + 10, id);
   const int64_t ld1 = span1.ld;
   (void)ld1;
-  const Span span2(d + 12, id);
+  const Span span2(d + 14, id);
   const int64_t ld2 = span2.ld;
   (void)ld2;
-  const Span span3(d + 15, id);
+  const Span span3(d + 18, id);
   const int64_t ld3 = span3.ld;
   (void)ld3;
-  float* const b0 = frame.buffer<float>(d + 18);
+  float* const b0 = frame.buffer<float>(d + 22);
   float* const f0 = b0;
   (void)b0, (void)f0;
-  float* const b1 = frame.buffer<float>(d + 20);
+  float* const b1 = frame.buffer<float>(d + 24);
   float* const f1 = b1;
   (void)b1, (void)f1;
-  float* const b2 = frame.buffer<float>(d + 22);
+  float* const b2 = frame.buffer<float>(d + 26);
   float* const f2 = b2;
   (void)b2, (void)f2;
-  float* const b3 = frame.buffer<float>(d + 24);
+  float* const b3 = frame.buffer<float>(d + 28);
   float* const f3 = b3;
   (void)b3, (void)f3;
-  float* const b4 = frame.buffer<float>(d + 26);
+  float* const b4 = frame.buffer<float>(d + 30);
   float* const f4 = b4;
   (void)b4, (void)f4;
-  float* const b5 = frame.buffer<float>(d + 28);
+  float* const b5 = frame.buffer<float>(d + 32);
   float* const f5 = b5;
   (void)b5, (void)f5;
-  float* const b6 = frame.buffer<float>(d + 30);
+  float* const b6 = frame.buffer<float>(d + 34);
   float* const f6 = b6;
   (void)b6, (void)f6;
   for (int64_t first = frame.begin; first < frame.samples;
        first += frame.step) {
-    const int64_t here = least(frame.per, frame.samples - first);
+    const int64_t here = min64(frame.per, frame.samples - first);
     const int64_t n0 = here * span0.queries;
     (void)n0;
     const int64_t n1 = here * span1.queries;
@@ -106,7 +106,7 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
     conv_dense(team, weight[1], Window{here, {1, 10, 9}, {1, 5, 5}, {1, 3, 3}, {1, 2, 2}, {1, 1, 1}, {0, 1, 1}, false}, b0, ld0, b1, ld1, scratch, F0{frame.constant<float>(0)});
     team.sync();
     // %d
-    depthwise(team, frame.constant<float>(2), 8, 1, Window{here, {1, 5, 5}, {1, 5, 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, false}, b1, ld1, b2, ld1, scratch, F1{});
+    depthwise_direct<3, 1>(team, frame.constant<float>(2), 8, 1, Window{here, {1, 5, 5}, {1, 5, 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, false}, b1, ld1, b2, ld1, scratch, F1{});
     team.sync();
     // %p
     conv_csr(team, weight[3], Window{here, {1, 5, 5}, {1, 5, 5}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, false}, b2, ld1, b3, ld1, scratch, F1{});
@@ -136,7 +136,7 @@ extern "C" int64_t sc_scratch_floats(const void* const* weight, const int64_t* d
   const int64_t here = d[1];
   int64_t most = 0;
   widen(most, conv_scratch_floats(weight[1], Window{here, {1, 10, 9}, {1, 5, 5}, {1, 3, 3}, {1, 2, 2}, {1, 1, 1}, {0, 1, 1}, false}));
-  widen(most, depthwise_scratch_floats(Window{here, {1, 5, 5}, {1, 5, 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, false}));
+  widen(most, depthwise_direct_scratch_floats(Window{here, {1, 5, 5}, {1, 5, 5}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, false}));
   widen(most, conv_scratch_floats(weight[3], Window{here, {1, 5, 5}, {1, 5, 5}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, false}));
   widen(most, pool_scratch_floats(Window{here, {1, 5, 5}, {1, 2, 2}, {1, 3, 3}, {1, 2, 2}, {1, 1, 1}, {0, 0, 0}, false}));
   widen(most, nearest_scratch_floats(Resample{here, {1, 2, 2}, {1, 5, 5}, {0.0f, 0.0f, 0.0f}}));

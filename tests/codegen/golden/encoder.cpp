@@ -56,34 +56,40 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   const Span span0(d + 6, id);
   const int64_t ld0 = span0.ld;
   const int64_t start0 = span0.start, queries0 = span0.queries, part0 = span0.part;
-  Team& team0 = part0 ? single : team;
-  (void)start0, (void)queries0, (void)team0;
+  const Rest rest0 = span0.rest_of(id, int(d[5]), part_stride);
+  Team split0(0, 1, &lone, rest0);
+  Team& team0 = part0 ? split0 : team;
+  Team& meeting0 = d[9] ? team : team0;
+  (void)start0, (void)queries0, (void)meeting0;
   (void)ld0;
-  float* const b0 = frame.buffer<float>(d + 9);
-  float* const f0 = frame.first_buffer<float>(d + 9, part0);
+  float* const b0 = frame.buffer<float>(d + 10);
+  float* const f0 = frame.first_buffer<float>(d + 10, part0);
   (void)b0, (void)f0;
-  float* const b1 = frame.buffer<float>(d + 11);
-  float* const f1 = frame.first_buffer<float>(d + 11, part0);
+  float* const b1 = frame.buffer<float>(d + 12);
+  float* const f1 = frame.first_buffer<float>(d + 12, part0);
   (void)b1, (void)f1;
-  float* const b2 = frame.buffer<float>(d + 13);
-  float* const f2 = frame.first_buffer<float>(d + 13, part0);
+  float* const b2 = frame.buffer<float>(d + 14);
+  float* const f2 = frame.first_buffer<float>(d + 14, part0);
   (void)b2, (void)f2;
-  float* const b3 = frame.buffer<float>(d + 15);
-  float* const f3 = frame.first_buffer<float>(d + 15, part0);
+  float* const b3 = frame.buffer<float>(d + 16);
+  float* const f3 = frame.first_buffer<float>(d + 16, part0);
   (void)b3, (void)f3;
-  float* const b4 = frame.buffer<float>(d + 17);
+  float* const b4 = frame.buffer<float>(d + 18);
   float* const f4 = b4;
   (void)b4, (void)f4;
-  float* const b5 = frame.buffer<float>(d + 19);
-  float* const f5 = frame.first_buffer<float>(d + 19, part0);
+  float* const b5 = frame.buffer<float>(d + 20);
+  float* const f5 = frame.first_buffer<float>(d + 20, part0);
   (void)b5, (void)f5;
   for (int64_t first = frame.begin; first < frame.samples;
        first += frame.step) {
-    const int64_t here = least(frame.per, frame.samples - first);
-    const int64_t n0 = here * span0.queries;
+    const int64_t here = min64(frame.per, frame.samples - first);
+    const int64_t own0 = here * span0.queries;
+    (void)own0;
+    const int64_t n0 = own0 + span0.rest;
     (void)n0;
     // %x.planes
-    rows_to_planes(team0, frame.input<float>(0) + first * 112 + start0 * 16, 16, n0, 16, b0, ld0);
+    rows_to_planes(team0, frame.input<float>(0) + first * 112 + start0 * 16, 16, own0, 16, b0, ld0);
+    if (rest0.columns) rows_to_planes(single, frame.input<float>(0) + first * 112 + rest0.start * 16, 16, span0.rest, 16, b0 + part0, ld0);
     team0.sync();
     // %q
     linear_csr(team0, weight[0], b0, ld0, b1, ld0, n0, scratch, F0{});
@@ -95,13 +101,14 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
     mask_to_planes(team, frame.input<bool>(1) + first * 7, Strided{{1, here, 1}, {0, 7, 7}, 1}, 7, b4, 16);
     team.sync();
     // %a
-    attend(team0, b1, ld0, f2, ld0, f3, ld0, b5, ld0, here, 2, 1, queries0, 7, 8, 8, 0.3535533845424652f, false, false, b4, 16, 0, 1, 0, 0, start0, part0, part_stride, scratch);
-    team0.sync();
+    attend(team0, b1, ld0, f2, ld0, f3, ld0, b5, ld0, here, 2, 1, queries0, 7, 8, 8, 0.3535533845424652f, false, false, b4, 16, 0, 1, 0, start0, part0, part_stride, scratch);
+    meeting0.sync();
     // %n
     layer_norm(team0, 16, n0, 9.999999747378752e-06f, nullptr, 0, b5, ld0, F1{b5, ld0}, F2{frame.constant<float>(3), frame.constant<float>(4)});
     team0.sync();
     // %n.rows
-    planes_to_rows(team0, b5, ld0, n0, 16, frame.output<float>(0) + first * 112 + start0 * 16, 16);
+    planes_to_rows(team0, b5, ld0, own0, 16, frame.output<float>(0) + first * 112 + start0 * 16, 16);
+    if (rest0.columns) planes_to_rows(single, b5 + part0, ld0, span0.rest, 16, frame.output<float>(0) + first * 112 + rest0.start * 16, 16);
     team.sync();
   }
   (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;

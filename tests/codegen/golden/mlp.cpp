@@ -48,18 +48,18 @@ static void work(const int id, Barrier& barrier, const void* const* in, void* co
   const Span span0(d + 6, id);
   const int64_t ld0 = span0.ld;
   (void)ld0;
-  float* const b0 = frame.buffer<float>(d + 9);
+  float* const b0 = frame.buffer<float>(d + 10);
   float* const f0 = b0;
   (void)b0, (void)f0;
-  float* const b1 = frame.buffer<float>(d + 11);
+  float* const b1 = frame.buffer<float>(d + 12);
   float* const f1 = b1;
   (void)b1, (void)f1;
-  float* const b2 = frame.buffer<float>(d + 13);
+  float* const b2 = frame.buffer<float>(d + 14);
   float* const f2 = b2;
   (void)b2, (void)f2;
   for (int64_t first = frame.begin; first < frame.samples;
        first += frame.step) {
-    const int64_t here = least(frame.per, frame.samples - first);
+    const int64_t here = min64(frame.per, frame.samples - first);
     const int64_t n0 = here * span0.queries;
     (void)n0;
     // %x.planes
