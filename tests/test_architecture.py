@@ -20,8 +20,12 @@ LAYERS = (
     ("frontends",),
     ("inspector",),
     ("compiled",),
+    ("saved", "tuned"),
     ("api", "backend"),
+    ("sources",),
+    ("commands",),
     ("__init__", "doctor", "bench"),
+    ("cli_models",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

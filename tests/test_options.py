@@ -89,7 +89,6 @@ def test_impossible_variables(monkeypatch, variable, text, part):
         ({"disable": (1,)}, "a tuple of names"),
         ({"cache_dir": None}, "a path"),
         ({"cache_dir": ""}, "a path"),
-        ({"mode": "max-autotune"}, "not yet supported"),
         ({"weights": "int8"}, "not yet supported"),
         ({"target": "cuda"}, "not yet supported"),
         ({"mode": "defualt"}, "did you mean default"),

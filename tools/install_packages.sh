@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
-# Installs what `make portable` runs aarch64 code with: a cross compiler and qemu's user mode.
-# Where that is not allowed or not possible it says so, loudly, and succeeds: the rest of the check,
-# AVX-512's code and 16 floats on AVX2, needs neither; and a machine without the right to install
-# packages must still be able to run the whole check. The tests then name what they skip.
+# install_packages.sh WHERE TOOL:PACKAGE...: installs the packages whose tools are missing. WHERE
+# says what a check without them leaves out: "on aarch64", "in a browser".
+# Where that is not allowed or not possible it says so, loudly, and succeeds: a machine without the
+# right to install packages must still be able to run the whole check. The tests then name what
+# they skip.
 set -uo pipefail
 
-tools=(qemu-aarch64-static aarch64-linux-gnu-g++)
-packages=(qemu-user-static g++-aarch64-linux-gnu)
-
-missing=()
-for tool in "${tools[@]}"; do
-    command -v "$tool" > /dev/null || missing+=("$tool")
+where=$1
+shift
+missing=() packages=()
+for pair in "$@"; do
+    command -v "${pair%%:*}" > /dev/null && continue
+    missing+=("${pair%%:*}")
+    packages+=("${pair#*:}")
 done
 [ "${#missing[@]}" -eq 0 ] && exit 0
 
 skip() {
     {
         echo "#################################################################################"
-        echo "# NOT CHECKED on aarch64: ${missing[*]} missing, and $1."
+        echo "# NOT CHECKED $where: ${missing[*]} missing, and $1."
         echo "# To check it: apt-get install ${packages[*]}"
         echo "#################################################################################"
     } >&2

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..errors import VerifyError
 from ..ir.types import torch_dtype
 from ..ops.attention import Attention
 from ..ops.linear import Linear
@@ -151,4 +152,9 @@ def _attention(imp: Importer, node: fx.Node) -> Result:
     op = Attention(
         mask is not None, bool(args["is_causal"]), None if scale is None else float(scale)
     )
-    return imp.add(op, [*(t[0] for t in known), *([mask[0]] if mask is not None else [])])
+    operands = [*known, *([mask] if mask is not None else [])]
+    try:
+        op.infer(tuple(t[1] for t in operands))
+    except VerifyError:  # sizes that only torch knows to be equal
+        return None
+    return imp.add(op, [t[0] for t in operands])

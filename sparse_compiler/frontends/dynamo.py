@@ -164,6 +164,7 @@ def import_aot_graph(gm: fx.GraphModule, statics: Mapping[int, StaticInput]) -> 
     A static input that the graph writes to is an input here, since its numbers change per call.
     The graph's outputs are the tensors among the fx outputs, its updates the inputs written to.
     """
+    _guard_equal_keys(gm)
     importer = Importer(RULES)
     params: dict[str, torch.Tensor] = {}
     updates = {node.args[0]: node for node in gm.graph.nodes if _is_update(node)}
@@ -188,6 +189,26 @@ def import_aot_graph(gm: fx.GraphModule, statics: Mapping[int, StaticInput]) -> 
     names = [o for o in outputs if isinstance(o, str)]
     graph = importer.builder.build(names, pairs, ranges, importer.objects)
     return Imported(graph, params, importer.origin)
+
+
+def _guard_equal_keys(gm: fx.GraphModule) -> None:
+    """Lets Dynamo guard that an attention has as many keys as values and masked scores.
+
+    Caches that grow have a symbol for each tensor, and torch's attention compares none of them.
+    """
+    for node in gm.graph.find_nodes(
+        op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default
+    ):
+        tensors = [arg.meta.get("val") for arg in node.args[1:4] if isinstance(arg, fx.Node)]
+        dims = (2, 2, 3)
+        sizes = [
+            t.shape[d]
+            for t, d in zip(tensors, dims, strict=False)
+            if isinstance(t, torch.Tensor) and t.dim() == 4
+        ]
+        for size in sizes[1:]:
+            if isinstance(size, torch.SymInt) or isinstance(sizes[0], torch.SymInt):
+                bool(size == sizes[0])  # comparing is what makes the guard
 
 
 def size_hints(fake_inputs: Sequence[Any]) -> dict[str, int]:

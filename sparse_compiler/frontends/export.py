@@ -166,10 +166,11 @@ def _same_constant(given: Any, expected: Any) -> bool:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What the front end hands on: the graph, live parameters, and how to call it."""
+    """What the front end hands on: the graph, live parameters, how to call it, and torch's own."""
 
     imported: Imported
     call: CallSpec
+    program: torch.export.ExportedProgram
 
 
 def export_module(
@@ -318,7 +319,7 @@ def _finish(
         tuple(leaves),
         types,
     )
-    return ExportedModel(Imported(graph, params, importer.origin), call)
+    return ExportedModel(Imported(graph, params, importer.origin), call, program)
 
 
 def _size(value: sympy.Basic, types: Sequence[TensorType]) -> Size:

@@ -6,6 +6,7 @@ format it has; `torch.compiler.reset()` lets the compiler choose anew.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +19,14 @@ from ..options import Options
 from .constants import BoundConstants
 from .native import NativeSegment
 from .pipeline import Lowered, environment_refusal, lower_graph, toolchain_for
+from .source_part import SourcePart
 from .stream import constants_read
+from .tune import tune
 from .weights import LiveWeights, WeightTimeValues
+
+log = logging.getLogger("sparse_compiler")
+
+_ATTEMPTS = 4  # at giving values that the host reads all of their channels, before all get them
 
 
 class HostedSegment:
@@ -41,7 +48,11 @@ class HostedSegment:
         weights = [entry.name for entry in segment.weights]
         self._bind, needed = _slice(program.bind, weights)
         self._setup, needed = _slice(program.setup, [*weights, *sorted(needed)])
-        self.weights = LiveWeights({n: t for n, t in params.items() if n in needed})
+        watched = lowered.context.structure is not None  # all weights say what is dead
+        self.weights = LiveWeights({n: t for n, t in params.items() if watched or n in needed})
+        self._source = SourcePart(lowered, self.inputs, self.outputs)
+        self._fits = True
+        self._packed_once = False
         self._lock = threading.Lock()
         self._pack()
 
@@ -53,6 +64,8 @@ class HostedSegment:
             with self._lock:  # a thread that finds the weights changed makes the others wait
                 if self._outdated:
                     self._pack()
+        if not self._fits:
+            return self._source.run(tensors, self.weights.tensors, symbols or {})
         return self.native.run(tensors, symbols)
 
     @property
@@ -63,6 +76,12 @@ class HostedSegment:
     def _pack(self) -> None:
         self._stale = True  # until the end: a failure must not leave the old weights in use
         self.weights.mark()
+        self._fits = not self._packed_once or self._source.holds(self.weights.tensors)
+        self._packed_once = True
+        if not self._fits:
+            log.warning("other channels are dead now; torch runs them until torch.compiler.reset()")
+            self._stale = False
+            return
         packed, later = constants_read(self.native.segment)
         later += [name for node in self._bind for name in node.inputs]
         values = WeightTimeValues(self._graph, self._setup, self.weights.tensors, packed, later)
@@ -80,9 +99,44 @@ def build_segments(
     """The native segments of a graph in execution order, and what was decided for each layer."""
     weights = LiveWeights(params)
     refusal = environment_refusal(options, weights)
-    lowered = lower_graph(graph, weights, options, hints or {}, None, refusal)
+    hints = hints or {}
+    measured = None
+    if options.mode == "max-autotune" and refusal is None:
+        measured = tune(graph, weights, options, hints)
+    pinned: frozenset[str] | None = frozenset()
+    for attempt in range(_ATTEMPTS):
+        lowered = lower_graph(
+            graph,
+            weights,
+            options,
+            hints,
+            None,
+            refusal,
+            measured=measured,
+            hosted=True,
+            pinned=pinned,
+        )
+        narrowed = _narrowed(lowered)
+        if not narrowed or pinned is None:
+            break
+        pinned = pinned | narrowed if attempt + 2 < _ATTEMPTS else None
     segments = [HostedSegment(s, lowered, params, options) for s in lowered.program.segments]
     return segments, lowered
+
+
+def _narrowed(lowered: Lowered) -> frozenset[str]:
+    """Values between a segment and its host that lost channels, which the host still has."""
+    if lowered.context.structure is None:
+        return frozenset()
+    names, source = _source_names(lowered), lowered.source.types
+    found = set()
+    for segment in lowered.program.segments:
+        for name, type_ in (*segment.inputs, *segment.outputs):
+            own = names.get(name, name)
+            shape = getattr(source.get(own), "shape", None)
+            if shape != type_.shape:
+                found.add(own)
+    return frozenset(found)
 
 
 def _source_names(lowered: Lowered) -> dict[str, str]:

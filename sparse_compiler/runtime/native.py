@@ -32,7 +32,7 @@ from .packing import (
     in_planes,
     packer_for,
 )
-from .stream import HeldWeights, hold_weights
+from .stream import HeldWeights, hold_weights, weight_for
 from .weights import WeightTimeValues
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
@@ -144,12 +144,18 @@ class NativeSegment:
         columns = [max(1, evaluate(s.columns, hints)) for s in self.segment.spaces]
         samples = max(1, evaluate(self.segment.samples, hints))
         sharing = share(self.segment, samples, columns, torch.get_num_threads())
-        found = {}
+        return self._columns_of_weights(sharing)
+
+    def _columns_of_weights(self, sharing: Sharing) -> dict[int, int]:
+        """The most columns that each packed weight is applied to at a time; 1 outside of planes."""
+        found: dict[int, int] = {}
         for call in self.segment.calls:
             weight = call.weight
             if weight is not None and call.space is not None:
-                part = sharing.part[call.space]
-                found[weight] = part or sharing.per * columns[call.space]
+                space = call.space
+                whole = min(sharing.per, max(1, sharing.samples)) * sharing.columns[space]
+                here = sharing.part[space] + sharing.rest[space] or whole
+                found[weight] = max(found.get(weight, 1), here)
         return found
 
     def share_weights(self, other: NativeSegment) -> None:
@@ -282,8 +288,8 @@ class NativeSegment:
         arena = arrange(segment, sharing, floats)
         values = [evaluate(e, known) for e in self._expressions]
         numbers = [sharing.samples, sharing.per, int(sharing.alone), 0, arena.local_floats, threads]
-        for size, part, ld in zip(columns, sharing.part, sharing.ld, strict=True):
-            numbers += [size, part, ld]
+        for space in zip(columns, sharing.part, sharing.ld, sharing.rest, strict=True):
+            numbers += space
         for local, offset in zip(arena.local, arena.offsets, strict=True):
             numbers += [int(local), offset]
         bound_numbers = (ctypes.c_int64 * (len(numbers) + len(values)))(*numbers, *values)
@@ -308,7 +314,8 @@ class NativeSegment:
         self, weights: HeldWeights, sharing: Sharing, known: dict[str, int]
     ) -> tuple[Any, tuple[torch.Tensor, ...]]:
         """A pointer for each constant; enters the floats between planes into `known`."""
-        keep = [part for held in weights.held.values() for part in (held.value, *held.parts)]
+        columns = self._columns_of_weights(sharing)
+        keep: list[torch.Tensor] = []
         found: list[int] = []
         values = weights.values
         if self.constants is not None and any(w.per_shape for w in self.segment.weights):
@@ -316,7 +323,9 @@ class NativeSegment:
                 values = self.constants(known)
         for i, entry in enumerate(self.segment.weights):
             if i in weights.held:
-                found.append(weights.held[i].value.data_ptr())
+                held = weight_for(weights, self.segment, i, columns.get(i, 1), self._packer)
+                keep += (held.value, *held.parts)
+                found.append(held.value.data_ptr())
                 continue
             value = values[entry.name]
             if entry.kind == "planes":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 
 from ..codegen.cpu.build import Toolchain, build, load_library, support_source
 from ..codegen.plan import lines
 from ..errors import CodegenError
+from ..formats.base import FORMATS, VALUE_TYPES
 from ..ir.types import TensorType
 
 ALIGN = 64
@@ -19,6 +21,12 @@ IN_PLACE = 1 << 16
 
 Place = Callable[[int], torch.Tensor]
 """Gives memory of so many bytes."""
+
+PACKED = ("packed", "winograd")
+"""Kinds of constants that are stored in a format."""
+
+_KERNEL_POINTS = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+"""G of Winograd's F(2, 3), arXiv:1509.09308 section 4.1; exact in fp32."""
 
 _WIDE = 4  # vectors of columns that make up for it in a linear
 _PAGE = 4096  # bytes after which lines share a set of the first cache
@@ -31,11 +39,50 @@ def aligned_bytes(size: int) -> torch.Tensor:
     return memory[skip : skip + size]
 
 
+class Matrix(ctypes.Structure):
+    """As in pack.h: an fp32 weight of rows ldw floats apart."""
+
+    _fields_: ClassVar = [
+        ("w", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("M", "K", "ldw", "groups")),
+    ]
+
+
+class Tiles(ctypes.Structure):
+    """As in pack.h: how a weight is packed."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_int32)
+        for name in ("k_tile", "panel_vectors", "row_block", "p", "q", "values")
+    ]
+
+
+class Layer(ctypes.Structure):
+    """As in pack.h: what tiles are chosen for."""
+
+    _fields_: ClassVar = [
+        *((name, ctypes.c_int64) for name in ("M", "K", "nnz", "n", "taps")),
+        ("width", ctypes.c_int32),
+    ]
+
+
+def as_multiplied(kind: str, weight: torch.Tensor) -> torch.Tensor:
+    """The matrix that a kernel multiplies by: for "winograd", [16 * M, C] of kernels [M, C, 3, 3].
+
+    Sixteen matrices one below the other, G g G' of each kernel, rounded once.
+    """
+    if kind != "winograd":
+        return weight
+    points = _KERNEL_POINTS.double()
+    products = points @ weight.detach().double() @ points.T
+    return products.to(torch.float32).permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
+
+
 class Packer:
-    """The packing functions of one toolchain, found by format name."""
+    """The packing functions of one toolchain, found by the family of a format."""
 
     def __init__(self, toolchain: Toolchain) -> None:
-        self.width = toolchain.width
+        self.width, self.toolchain = toolchain.width, toolchain
         self.library = load_library(build(support_source(), toolchain))
 
     def pack(
@@ -52,18 +99,31 @@ class Packer:
         groups, taps: of a convolution; taps 0 for a linear. place: gives the memory for it. Raises
         `CodegenError` where the packer refuses the weight.
         """
-        matrix = weight.detach().contiguous().reshape(weight.shape[0], -1)
-        m, k = (ctypes.c_int64(size) for size in matrix.shape)
-        tiles = self._tiles(format_, matrix, columns, groups, taps)
-        data, part = ctypes.c_void_p(matrix.data_ptr()), ctypes.c_int64(groups)
-        size_of = self.library[f"sc_{format_}_grouped_bytes"]
+        plain = weight.detach().contiguous().reshape(weight.shape[0], -1)
+        family = FORMATS[format_].family
+        matrix = Matrix(plain.data_ptr(), *plain.shape, plain.shape[1], groups)
+        tiles = self.tiles(format_, plain, columns, groups, taps)
+        size_of = self.library[f"sc_{family}_bytes"]
         size_of.restype = ctypes.c_int64
-        size = size_of(data, m, k, k, part, *tiles)
+        size = size_of(ctypes.byref(matrix), ctypes.byref(tiles))
         blob = place(size)
-        pack = self.library[f"sc_{format_}_grouped_pack"]
-        if size == 0 or not pack(data, m, k, k, part, *tiles, ctypes.c_void_p(blob.data_ptr())):
+        pack = self.library[f"sc_{family}_pack"]
+        out = ctypes.c_void_p(blob.data_ptr())
+        if size == 0 or not pack(ctypes.byref(matrix), ctypes.byref(tiles), out):
             raise CodegenError(f"the {format_} packer refuses a weight of {tuple(weight.shape)}")
         return blob
+
+    def tiles(
+        self, format_: str, matrix: torch.Tensor, columns: int, groups: int = 1, taps: int = 0
+    ) -> Tiles:
+        """How `pack` would pack [M, K] numbers of a linear (taps 0) or a convolution."""
+        rows, width = matrix.shape
+        nnz = int(torch.count_nonzero(matrix)) // groups
+        layer = Layer(rows // groups, width, nnz, columns, taps, self.width)
+        stored = FORMATS[format_]
+        tiles = Tiles(0, 0, 0, *stored.parameters, VALUE_TYPES.index(stored.values))
+        self.library[f"sc_{stored.family}_tiles"](ctypes.byref(layer), ctypes.byref(tiles))
+        return tiles
 
     def reads_in_place(self, format_: str, parts: Sequence[torch.Tensor], columns: int) -> bool:
         """True where a linear on that many columns should read its weight where it lies.
@@ -85,9 +145,9 @@ class Packer:
         count, columns = len(parts), parts[0].shape[1]
         rows = (ctypes.c_int64 * count)(*(len(part) for part in parts))
         pointers = (ctypes.c_void_p * count)(*(part.data_ptr() for part in parts))
-        tiles = [ctypes.c_int() for _ in range(3)]
-        sizes = [ctypes.c_int64(size) for size in (sum(rows), columns, 0, 0)]
-        self.library.sc_dense_default_tiles(*sizes, self.width, *map(ctypes.byref, tiles))
+        layer, chosen = Layer(sum(rows), columns, 0, 0, 0, self.width), Tiles()
+        self.library.sc_dense_tiles(ctypes.byref(layer), ctypes.byref(chosen))
+        tiles = [chosen.k_tile, chosen.panel_vectors, chosen.row_block]
         pieces, k = ctypes.c_int64(count), ctypes.c_int64(columns)
         size_of = self.library.sc_rows_packed_bytes
         size_of.restype = ctypes.c_int64
@@ -96,22 +156,6 @@ class Packer:
         if not self.library.sc_rows_pack(pointers, rows, pieces, k, *tiles, out):
             raise CodegenError(f"the packer refuses a weight of {sum(rows)} x {columns}")
         return blob
-
-    def _tiles(
-        self, format_: str, matrix: torch.Tensor, columns: int, groups: int, taps: int
-    ) -> list[ctypes.c_int]:
-        """Tiles measured good for this shape: k_tile, panel_vectors, row_block."""
-        rows, width = matrix.shape
-        shape = (rows // groups, width, int(torch.count_nonzero(matrix)) // groups, columns)
-        tiles = [ctypes.c_int() for _ in range(3)]
-        refs = [ctypes.byref(t) for t in tiles]
-        sizes = [ctypes.c_int64(size) for size in shape]
-        if taps:
-            choose = self.library[f"sc_{format_}_conv_tiles"]
-            choose(*sizes, ctypes.c_int64(taps), self.width, *refs)
-        else:
-            self.library[f"sc_{format_}_default_tiles"](*sizes, self.width, *refs)
-        return tiles
 
 
 @lru_cache(maxsize=8)

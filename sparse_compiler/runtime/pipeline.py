@@ -20,31 +20,32 @@ from ..analysis.sparsity import SparsityFacts, sparsity_facts
 from ..codegen.cpu.build import (
     Toolchain,
     cpu_features,
-    cpu_vendor,
     interruptible,
     native_width,
 )
 from ..codegen.lower import lower
 from ..codegen.program import Program, Segment
 from ..errors import OptionError, ToolchainError
-from ..formats.base import Machine
+from ..formats.base import FORMATS
+from ..formats.cost import Machine
 from ..ir.graph import Graph
 from ..ir.refusal import No
 from ..ir.types import TensorType
-from ..options import Options
+from ..options import Options, nearest
 from ..passes.base import Context
 from ..passes.compare import Sample
 from ..passes.pipeline import PassRecord, run_passes
 from .clock import StepClock
 from .constants import BoundConstants
 from .executor import Executor
+from .machine import WIDTHS, machine_for
 from .native import NativeSegment
+from .packing import PACKED
 from .stream import constants_read
 from .weights import LiveWeights, WeightTimeValues
 
 log = logging.getLogger("sparse_compiler")
 
-_WIDTHS = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16}
 _NEEDS = {
     "x86-64-v2": {"sse4_2"},
     "x86-64-v3": {"avx2", "fma", "bmi2"},
@@ -82,7 +83,7 @@ def toolchain_for(options: Options) -> Toolchain:
             why=f"this CPU lacks {', '.join(missing)}, and would stop at the first instruction",
             fix="leave it at native",
         )
-    width, arch = _WIDTHS[options.isa], f"-march={options.isa}"
+    width, arch = WIDTHS[options.isa], f"-march={options.isa}"
     return Toolchain(tuple(shlex.split(options.compiler)), options.cache_dir, width, arch)
 
 
@@ -90,7 +91,7 @@ class Pipeline:
     """A graph with its live weights, compiled; compiled again by `refresh`.
 
     hints: sizes of symbolic dimensions in the example, for the cost model. sample: example inputs,
-    needed for verify=2 only.
+    needed for verify=2 only. measured: nanoseconds of (layer, format), where they were tuned.
     """
 
     def __init__(
@@ -100,7 +101,9 @@ class Pipeline:
         options: Options,
         hints: Mapping[str, int] | None = None,
         sample: tuple[torch.Tensor, ...] | None = None,
+        measured: Mapping[tuple[str, str], float] | None = None,
     ) -> None:
+        self.measured = dict(measured or {})
         self.graph, self.weights, self.options = graph, weights, options
         self.hints, self.sample = dict(hints or {}), sample
         self.refusal = environment_refusal(options, weights)
@@ -119,7 +122,13 @@ class Pipeline:
         self.weights.mark()
         self.weights.check(self.graph)
         self.lowered = lower_graph(
-            self.graph, self.weights, self.options, self.hints, self.sample, self.refusal
+            self.graph,
+            self.weights,
+            self.options,
+            self.hints,
+            self.sample,
+            self.refusal,
+            measured=self.measured,
         )
         program = self.lowered.program
         self.segments = []
@@ -138,6 +147,16 @@ class Pipeline:
         clock = StepClock(program.steps) if self.options.profile else None
         self.executor = Executor(self.graph, program, self.segments, values.kept, clock)
         self._stale = False
+
+    @property
+    def stored_bytes(self) -> dict[str, int]:
+        """Bytes of each packed weight as kernels read it, by graph value."""
+        return {
+            entry.name: native.weight_work(i)[1]
+            for native in self.segments
+            for i, entry in enumerate(native.segment.weights)
+            if entry.kind in PACKED
+        }
 
     def executor_with_clock(self) -> Executor:
         """An executor of the same program on the same weights that times what it does."""
@@ -159,6 +178,7 @@ class Pipeline:
     def refresh_if_changed(self) -> None:
         """Compiles again if a weight was replaced or written to."""
         if self.outdated:
+            self.measured = {}  # of other zeros
             self.refresh()
 
 
@@ -169,14 +189,32 @@ def lower_graph(
     hints: Mapping[str, int],
     sample: tuple[torch.Tensor, ...] | None = None,
     refusal: No | None = None,
+    *,
+    formats: Mapping[str, str] | None = None,
+    measured: Mapping[tuple[str, str], float] | None = None,
+    machine: Machine | None = None,
+    hosted: bool = False,
+    pinned: frozenset[str] | None = frozenset(),
 ) -> Lowered:
-    """Runs analysis and passes; compiles nothing."""
+    """Runs analysis and passes; compiles nothing, calibration apart.
+
+    pinned: as in `Context`, None for all values. formats, measured, hosted: as there too; formats
+    of the options come first. machine: what the cost model reckons with, calibrated where it is
+    not given.
+    """
     context = Context(
         facts=_facts(graph, weights.tensors),
         threads=torch.get_num_threads(),
-        machine=_machine(options),
+        machine=machine or machine_for(options),
         hints=_all_hints(graph, hints),
         force_native=options.force_native,
+        weights=options.weights,
+        numbers=weights.tensors,
+        formats={**(formats or {}), **_wanted_formats(options)},
+        measured=measured or {},
+        hosted=hosted,
+        params=None if pinned is None else weights.tensors,
+        pinned=pinned or frozenset(),
         fuel=options.fuel,
     )
     if refusal is not None:
@@ -204,15 +242,26 @@ def environment_refusal(options: Options, weights: LiveWeights) -> No | None:
     return None
 
 
-def _machine(options: Options) -> Machine:
-    """Public figures of a 3.2 GHz core with two multiply-add units of this width.
+def _wanted_formats(options: Options) -> dict[str, str]:
+    """The option `format`: "block_8x1" for all layers, or "fc1=nm_2_4,fc2=csr" by module path.
 
-    MKL gives AMD no AVX-512: measured 0.33 of the peak on Zen 5, and 0.76 on Zen 3, which has AVX2.
+    Raises `OptionError` for what is no format.
     """
-    width = native_width() if options.isa == "native" else _WIDTHS[options.isa]
-    share = 0.9 if cpu_vendor() != "AuthenticAMD" else 0.33 if native_width() == 16 else 0.76
-    share *= native_width() / width  # torch uses the machine's vectors whatever ours are
-    return Machine(vector=width, flops_per_ns=width * 2 * 2 * 3.2, torch_share=share)
+    found: dict[str, str] = {}
+    for part in (options.format or "").split(","):
+        layer, _, name = part.strip().rpartition("=")
+        if not name:
+            continue
+        if name not in FORMATS:
+            raise OptionError(
+                f"option format names {name!r}", why="there is no such format", fix=_known(name)
+            )
+        found[layer.strip()] = name
+    return found
+
+
+def _known(name: str) -> str:
+    return nearest(name, tuple(FORMATS))
 
 
 def _facts(graph: Graph, params: Mapping[str, torch.Tensor]) -> dict[str, SparsityFacts]:

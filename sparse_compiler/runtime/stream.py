@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ..codegen.plan import lines
 from ..codegen.program import Segment, WeightEntry
 from ..ir.types import torch_dtype
-from .packing import ALIGN, IN_PLACE, Packer, Place, aligned_bytes
+from .decode import FEW, decode_packer_for
+from .packing import ALIGN, IN_PLACE, PACKED, Packer, Place, aligned_bytes, as_multiplied
 from .weights import WeightTimeValues
 
 _COPIES = 64 << 20  # bytes of dense weights that may be held twice: 2 % faster than in place
@@ -30,6 +31,8 @@ class Held:
     parts: tuple[torch.Tensor, ...]
 
     packed_density: float | None = None
+    few: bool = False
+    """Packed for few columns of activations; the panel kernels read it not, these no other."""
 
     @property
     def density(self) -> float:
@@ -39,10 +42,16 @@ class Held:
 
 @dataclass(frozen=True)
 class HeldWeights:
-    """The weights of a segment: `held` by number; `values` by name, for what sizes change."""
+    """The weights of a segment: `held` by number; `values` by name, for what sizes change.
+
+    others: weights in the form that `held` has not, for few columns or for many, made when a shape
+    first needs it; source: gives their values again.
+    """
 
     held: Mapping[int, Held]
     values: Mapping[str, torch.Tensor]
+    source: WeightTimeValues
+    others: dict[int, Held] = field(default_factory=dict)
 
 
 class WeightStream:
@@ -79,23 +88,71 @@ def hold_weights(
     """Packs what does not depend on sizes. columns: those that each packed weight is applied to."""
     entries = {i: e for i, e in enumerate(segment.weights) if not e.per_shape}
     stream = WeightStream(sum(map(_room, entries.values())))
-    dense = [e for e in entries.values() if e.kind == "packed" and e.type.format == "dense"]
+    dense = [e for e in entries.values() if e.kind in PACKED and e.type.format == "dense"]
     copy = sum(_numel(e) for e in dense) * 4 <= _COPIES
     held = {}
     for i, entry in entries.items():
-        if entry.kind != "packed":
+        if entry.kind not in PACKED:
             held[i] = _raw(values.take(entry.name), stream.place)
             continue
+        wide = columns.get(i, 1)
+        if wide <= FEW and not entry.taps:
+            held[i] = _hold_few(entry, values, packer, stream.place, exact=True)
+            continue
         parts = None if copy or entry.taps else values.parts(entry.name)
-        format_, wide = str(entry.type.format), columns.get(i, 1)
+        format_ = str(entry.type.format)
         if parts and packer.reads_in_place(format_, parts, wide):
             size = sum(part.numel() for part in parts) * 4
             held[i] = Held(packer.refer(parts, stream.place), size, tuple(parts), density(parts))
             continue
         value = values.take(entry.name)
+        share = density([value])
+        value = as_multiplied(entry.kind, value)
         blob = packer.pack(format_, value, wide, entry.groups, entry.taps, stream.place)
-        held[i] = Held(blob, blob.numel(), (), density([value]))
-    return HeldWeights(held, values.kept)
+        held[i] = Held(blob, blob.numel(), (), share)
+    return HeldWeights(held, values.kept, values)
+
+
+def weight_for(
+    weights: HeldWeights, segment: Segment, index: int, columns: int, packer: Packer
+) -> Held:
+    """A packed weight in the form for that many columns, packed now where it has not been.
+
+    Only a program whose sizes vary over that border holds both forms.
+    """
+    entry, held = segment.weights[index], weights.held[index]
+    few = columns <= FEW and not entry.taps
+    if entry.kind not in PACKED or held.few == few:
+        return held
+    if index not in weights.others:
+        again = weights.source.again(entry.name)
+        if few:
+            made = _hold_few(entry, again, packer, aligned_bytes, exact=False)
+        else:
+            value = as_multiplied(entry.kind, again.take(entry.name))
+            format_ = str(entry.type.format)
+            blob = packer.pack(format_, value, columns, entry.groups, entry.taps)
+            made = Held(blob, blob.numel(), (), density([value]))
+        weights.others[index] = made
+    return weights.others[index]
+
+
+def _hold_few(
+    entry: WeightEntry, values: WeightTimeValues, packer: Packer, place: Place, *, exact: bool
+) -> Held:
+    """A linear's weight for few columns: where it lies if it is dense and alone."""
+    decode = decode_packer_for(packer.toolchain)
+    format_, parts = str(entry.type.format), values.parts(entry.name)
+    if parts is not None and decode.refers_to(format_, parts):
+        (weight,) = parts
+        blob = place(decode.refer_bytes(weight))
+        decode.refer(weight, blob)
+        return Held(blob, weight.numel() * 4, (weight,), density(parts), few=True)
+    value = values.take(entry.name)
+    kind, stored, size = decode.plan(format_, value, exact=exact)
+    blob = place(size)
+    decode.pack(value, kind, stored, blob)
+    return Held(blob, size, (), density([value]), few=True)
 
 
 def density(parts: Sequence[torch.Tensor]) -> float:
@@ -116,7 +173,7 @@ def _raw(value: torch.Tensor, place: Place) -> Held:
 def _room(entry: WeightEntry) -> int:
     """Bytes for a constant in the stream: no format needs more of."""
     numel, rows = _numel(entry), int(entry.type.shape[0]) if entry.type.rank else 1
-    if entry.kind != "packed":
+    if entry.kind not in PACKED:
         return lines(numel * torch_dtype(entry.type.dtype).itemsize // 4 + 1) * 4
     columns = numel // max(1, rows)
     return (numel + 16 * entry.groups * columns + 64 * rows) * 8 + entry.groups * 4096

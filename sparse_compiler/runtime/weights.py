@@ -172,6 +172,11 @@ class WeightTimeValues:
                 self._held[node.name] = run_node(node, inputs, {}, self._graph.objects)
         return self._read(name)
 
+    def again(self, name: str) -> WeightTimeValues:
+        """For one more reading of `name`, which was not announced."""
+        params = {param: self.kept[param] for param in self._params}
+        return WeightTimeValues(self._graph, list(self._nodes.values()), params, [name])
+
     def parts(self, name: str) -> list[torch.Tensor] | None:
         """The parameters that the value of `name` is, one below the other; None if it is computed.
 

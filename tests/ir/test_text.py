@@ -108,6 +108,7 @@ def test_infinities_keep_their_sign_and_zero_too():
         'dtype("zz")',
         "(1",
         "9**9**9**9",
+        '"a" * 9999999999',
         "s0**(9**9)",
         "-" * 5000 + "1",
         '-"text"',

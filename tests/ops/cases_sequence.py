@@ -15,6 +15,7 @@ from sparse_compiler.ops.rotary import Rotary
 from sparse_compiler.ops.scan import Cumsum
 from sparse_compiler.ops.shape import Expand, Slice
 from sparse_compiler.ops.softmax import Softmax
+from sparse_compiler.ops.take import Take, ranges_of
 from tests.ops.cases import SHAPE, SIZE, Case, broadcastable, noise
 
 FLOATING = ["f32", "f64", "bf16"]
@@ -193,6 +194,14 @@ def rotary(draw):
     return Case(Rotary(draw(st.booleans())), tensors)
 
 
+@st.composite
+def take(draw):
+    shape = draw(SHAPE)
+    dim = draw(st.integers(0, len(shape) - 1))
+    keep = torch.tensor(draw(st.lists(st.booleans(), min_size=shape[dim], max_size=shape[dim])))
+    return Case(Take(dim, ranges_of(keep)), (values(draw, shape, ANY),))
+
+
 CASES = {
     "cat": cat,
     "cumsum": cumsum,
@@ -210,4 +219,5 @@ CASES = {
     "rotary": rotary,
     "slice": narrow,
     "softmax": softmax,
+    "take": take,
 }
