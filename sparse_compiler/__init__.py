@@ -13,28 +13,77 @@ from . import errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import compile, inspect, sparsify
+    from .api import compile, export, inspect, load, metrics, shrink, sparsify
     from .compiled import Compiled
+    from .inspector.coupled import find_groups
     from .inspector.report import Report
-    from .pruning import Magnitude
+    from .pruning import (
+        BatchNormScale,
+        Magnitude,
+        Metrics,
+        Movement,
+        Random,
+        Recipe,
+        SecondOrder,
+        Taylor,
+        Wanda,
+        WoodFisher,
+        insert_masks,
+        load_recipe,
+        parameter_slack,
+    )
 
 _HOMES = {
     "compile": "api",
+    "export": "api",
     "inspect": "api",
+    "load": "api",
+    "metrics": "api",
+    "shrink": "api",
     "sparsify": "api",
+    "find_groups": "inspector.coupled",
+    "BatchNormScale": "pruning",
     "Magnitude": "pruning",
+    "Metrics": "pruning",
+    "Movement": "pruning",
+    "Random": "pruning",
+    "Recipe": "pruning",
+    "SecondOrder": "pruning",
+    "Taylor": "pruning",
+    "Wanda": "pruning",
+    "WoodFisher": "pruning",
+    "insert_masks": "pruning",
+    "load_recipe": "pruning",
+    "parameter_slack": "pruning",
     "Compiled": "compiled",
     "Report": "inspector.report",
 }
 
 __all__ = [
+    "BatchNormScale",
     "Compiled",
     "Magnitude",
+    "Metrics",
+    "Movement",
+    "Random",
+    "Recipe",
     "Report",
+    "SecondOrder",
+    "Taylor",
+    "Wanda",
+    "WoodFisher",
     "__version__",
     "compile",
     "errors",
+    "export",
+    "find_groups",
+    "insert_masks",
     "inspect",
+    "load",
+    "load_recipe",
+    "metrics",
+    "parameter_slack",
+    "shrink",
     "sparsify",
 ]
 

@@ -1,4 +1,4 @@
-"""The public functions: compile, inspect, sparsify."""
+"""The public functions: compile, export, load, inspect, sparsify."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 import torch
 
 from .compiled import Compiled
-from .errors import UnsupportedError
+from .errors import ArtifactError, UnsupportedError
 from .frontends.export import ExportedModel, export_module, import_program
+from .inspector.coupled import metrics, sparsify
 from .inspector.report import Report, report_of
 from .ir.interpret import bind_inputs
 from .options import Options
-from .pruning import sparsify
 from .runtime.pipeline import Pipeline, lower_graph
 from .runtime.weights import LiveWeights
+from .saved import export_graph, load_compiled
+from .tuned import tuned
 
 Model = torch.nn.Module | torch.export.ExportedProgram | str | Path
 
@@ -47,19 +49,67 @@ def compile(
     )
     settings.configure_logging()
     exported, module, eager = _traced(model, args, kwargs, dynamic_shapes)
-    pipeline = Pipeline(
-        exported.imported.graph,
-        LiveWeights(exported.imported.params, module),
-        settings,
-        *_example(exported, args, kwargs, settings),
-    )
+    live = LiveWeights(exported.imported.params, module)
+    hints, sample = _example(exported, args, kwargs, settings)
+    if settings.mode == "max-autotune":
+        return tuned(exported, live, settings, hints, eager, args, kwargs or {})
+    pipeline = Pipeline(exported.imported.graph, live, settings, hints, sample)
     return Compiled(pipeline, exported.call, eager)
+
+
+def export(
+    model: Model,
+    args: tuple[Any, ...],
+    path: str | Path,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    library: bool = False,
+    target: str = "cpu",
+) -> Path:
+    """Saves a model ahead of time; `load` makes it a compiled model again, without its code.
+
+    Arguments as `compile`'s. The file's size follows the non-zeros; see docs/saved_models.md.
+    Returns the path. Raises `UnsupportedError` for a model that cannot be traced or saved,
+    `ArtifactError` where the file cannot be written; a file that was there before stays whole.
+    """
+    if library:
+        raise UnsupportedError(
+            "a standalone library cannot be made yet", fix="leave library at False"
+        )
+    settings = Options.from_dict({"target": target})
+    settings.configure_logging()
+    exported, _, _ = _traced(model, args, kwargs, dynamic_shapes)
+    hints, _ = _example(exported, args, kwargs, settings)
+    return export_graph(exported, settings, hints, Path(path))
+
+
+def load(
+    path: str | Path, *, prebuilt: bool = False, options: Mapping[str, Any] | None = None
+) -> Compiled:
+    """The compiled model in a file that `export` wrote.
+
+    The file is read as data: nothing in it is run, and kernels are built for this machine (once:
+    they are cached). Dense weights stay mapped in the file. options: of this machine, see
+    `sparse_compiler.options.Options`. prebuilt: to run a library that the file carries.
+
+    Raises `ArtifactError` naming the member and the reason.
+    """
+    if prebuilt:
+        raise ArtifactError(
+            f"{path} carries no library built before",
+            why="this version writes none",
+            fix="leave prebuilt at False: kernels are built here and cached",
+        )
+    return load_compiled(Path(path), options or {})
 
 
 def inspect(
     model_or_compiled: Model | Compiled,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
 ) -> Report:
     """What became of each layer, and why. Compiles nothing when given a model.
 
@@ -67,11 +117,34 @@ def inspect(
     """
     if isinstance(model_or_compiled, Compiled):
         return model_or_compiled.inspect()
-    settings = Options.from_env()
+    settings = Options.from_dict(options or {})
     exported, module, _ = _traced(model_or_compiled, args, kwargs, None)
     weights = LiveWeights(exported.imported.params, module)
     hints, _ = _example(exported, args, kwargs, settings)
-    return report_of(lower_graph(exported.imported.graph, weights, settings, hints))
+    lowered = lower_graph(exported.imported.graph, weights, settings, hints)
+    return report_of(lowered, tensors=weights.tensors)
+
+
+def shrink(
+    model: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> torch.nn.Module:
+    """The same results from a plain module of smaller standard layers.
+
+    model: in eval mode; what is zero, constant or unread in it is taken out, see docs/structure.md.
+    args, kwargs: example arguments. dynamic_shapes: as `torch.export.export` takes it; by default
+    the first dimension of every argument may change where the model allows it, and no other.
+
+    The result is a `torch.fx.GraphModule` on `nn.Linear`, `nn.Conv2d` and the like under the paths
+    that they had, with a `state_dict`, in need of torch alone; `.plan` says for each tensor what it
+    was made of. Raises `UnsupportedError` for a model that cannot be traced, or is training.
+    """
+    from .frontends.shrink import shrink_module
+
+    return shrink_module(model, args, kwargs, dynamic_shapes)
 
 
 def _traced(
@@ -79,7 +152,7 @@ def _traced(
 ) -> tuple[ExportedModel, torch.nn.Module | None, Callable[..., Any]]:
     """The graph, the module whose weights may be replaced, and what runs while training."""
     if isinstance(model, (str, Path)):
-        model = _load_program(Path(model))
+        model = load_program(Path(model))
     if isinstance(model, torch.export.ExportedProgram):
         return import_program(model), None, model.module()
     if not isinstance(model, torch.nn.Module):
@@ -90,7 +163,7 @@ def _traced(
     return export_module(model, args, kwargs, dynamic_shapes), model, model
 
 
-def _load_program(path: Path) -> torch.export.ExportedProgram:
+def load_program(path: Path) -> torch.export.ExportedProgram:
     if path.suffix != ".pt2" or not path.is_file():
         raise UnsupportedError(
             f"cannot read a model from {path}",
@@ -121,4 +194,4 @@ def _example(
     return hints, tuple(inputs) if settings.verify >= 2 else None
 
 
-__all__ = ["compile", "inspect", "sparsify"]
+__all__ = ["compile", "export", "inspect", "load", "metrics", "shrink", "sparsify"]

@@ -75,7 +75,7 @@ def _compile(
 ) -> Callable[..., Any]:
     from torch.utils._python_dispatch import _disable_current_modes
 
-    from .frontends import dynamo
+    from .frontends import dynamo, rival
     from .frontends.host import compile_hosted, host
     from .runtime.hosted import build_segments
 
@@ -90,13 +90,21 @@ def _compile(
         # Other weights, with other zeros, are a decision of their own.
         dynamo.guard_identity(s for s in statics.values() if s.tensor.dim() >= 2)
         reason = No("nothing_native", "no part of the graph runs faster natively")
-        return _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
+        plain = _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
+        if options.mode == "max-autotune" and not imported.graph.updates:
+            return rival.settle(gm, example_inputs, plain, statics, lowered)[0]
+        return plain
     _guard_weights(imported, segments, statics)
     if options.profile:
         native = [segment.native for segment in segments]
         print_at_exit(segments[0], lambda: profile_of_segments(native, options))
     hosted = host(deferred.gm, imported, segments)
     deferred.target = compile_hosted(hosted, deferred.fake_inputs)
+    if options.mode == "max-autotune" and not imported.graph.updates:
+        winner, outcome = rival.settle(gm, example_inputs, call, statics, lowered)
+        report = report_of(lowered, outcome)
+        _note(CompileReport(outcome.reason, len(segments), report))
+        return winner
     _note(CompileReport(None, len(segments), report))
     return call
 

@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sparse_compiler import cli_models
 from sparse_compiler.errors import SparseCompilerError
 
 app = typer.Typer(
     name="sparse-compiler",
     help="A sparsity compiler for PyTorch: zeros go in, speed comes out.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
@@ -127,6 +128,34 @@ def doctor() -> None:
         if finding.fix:
             console.print(f"         {finding.fix}", style="dim")
     raise typer.Exit(1 if any(f.needed and not f.ok for f in findings) else 0)
+
+
+@app.command()
+def calibrate(
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch uses.")] = 0,
+) -> None:
+    """Measure this machine for the cost model again, a few seconds; the figures are kept."""
+    import torch
+
+    from sparse_compiler.options import Options
+    from sparse_compiler.runtime.calibrate import calibrate as measure
+    from sparse_compiler.runtime.calibrate import calibration_path
+
+    options = Options.from_env()
+    count = threads or torch.get_num_threads()
+    machine = measure(options, count)
+    console = Console()
+    for kernel, factor in machine.scale:
+        name = kernel or "all other kernels"
+        console.print(f"{name:<20} {factor:.2f} times as long as on the reference core")
+    for kernel, figures in machine.torch:
+        console.print(f"{kernel:<20} " + ", ".join(f"{c:.4g} ns" for c in figures))
+    console.print(f"{'memory':<20} {machine.bytes_per_ns:.0f} GB/s")
+    console.print(f"{'cache':<20} {machine.cache_bytes_per_ns:.0f} GB/s")
+    console.print(f"for {count} threads, in {calibration_path(options, count)}", style="dim")
+
+
+cli_models.register(app)
 
 
 def main() -> None:

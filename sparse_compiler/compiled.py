@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from .codegen.program import TorchStep
 from .errors import InputError
+from .frontends.contest import EAGER, OURS, Outcome
 from .inspector.profile import (
     Profile,
     fastest_of,
@@ -23,19 +24,10 @@ from .inspector.report import Report, report_of
 from .ir.graph import Graph
 from .runtime.executor import Executor
 from .runtime.pipeline import Pipeline
+from .runtime.plain import Call, PlainModule, example_arguments, plain_torch
 from .runtime.weights import wants_grad
 
 log = logging.getLogger("sparse_compiler")
-
-
-class Call(Protocol):
-    """How a front end flattens arguments and rebuilds results."""
-
-    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """The graph inputs among the arguments."""
-
-    def unflatten(self, results: tuple[Any, ...], inputs: list[torch.Tensor]) -> Any:
-        """The model's own structure of results."""
 
 
 class Compiled:
@@ -47,6 +39,7 @@ class Compiled:
     def __init__(self, pipeline: Pipeline, call: Call, eager: Callable[..., Any]) -> None:
         self._pipeline, self._call, self._eager = pipeline, call, eager
         self._warned = False
+        self._outcome: Outcome | None = None
         self._lock = threading.Lock()
         if pipeline.options.profile:
             print_at_exit(self, lambda: profile_of_pipeline(pipeline))
@@ -59,7 +52,15 @@ class Compiled:
             return self._eager(*args, **kwargs)
         if self._pipeline.outdated:
             with self._lock:  # a thread that finds the weights changed makes the others wait
+                self._outcome = None  # what won did so with other weights, or has them frozen
                 self._pipeline.refresh_if_changed()
+        if self._outcome is not None and self._outcome.winner != OURS:
+            if self._outcome.winner == EAGER:
+                return self._eager(*args, **kwargs)
+            frozen = self._outcome.frozen
+            if frozen is not None and frozen.fits(inputs):
+                with torch.no_grad():
+                    return self._call.unflatten(tuple(frozen.run(*inputs)), inputs)
         executor = self._pipeline.executor
         if executor.clock is None:
             return self._run(executor, inputs)
@@ -68,6 +69,10 @@ class Compiled:
         result = self._run(executor, inputs)
         executor.clock.finish(time.perf_counter() - began)
         return result
+
+    def settle(self, outcome: Outcome) -> None:
+        """Lets the winner of a contest take over, until a weight changes."""
+        self._outcome = outcome
 
     def _run(self, executor: Executor, inputs: list[torch.Tensor]) -> Any:
         """The model's result by a program of the pipeline; buffers it updates are written."""
@@ -108,7 +113,10 @@ class Compiled:
 
     def inspect(self) -> Report:
         """What became of each layer, and why."""
-        return report_of(self._pipeline.lowered)
+        pipeline = self._pipeline
+        return report_of(
+            pipeline.lowered, self._outcome, pipeline.stored_bytes, pipeline.weights.tensors
+        )
 
     def profile(self, *args: Any, **kwargs: Any) -> Profile:
         """Where the time of a call with these arguments goes: a line for each kernel call.
@@ -141,7 +149,25 @@ class Compiled:
         with torch.no_grad():
             for name, value in (state_dict or {}).items():
                 tensors[name].copy_(value)
+        self._outcome = None
         self._pipeline.refresh()
+
+    def example_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments that the model takes: zeros, in the sizes that it was compiled with."""
+        return example_arguments(
+            self._pipeline.graph, self._call, self._pipeline.lowered.context.hints
+        )
+
+    def to_module(self) -> torch.nn.Module:
+        """The model as a module of torch's own operators, with zeros in dense weights.
+
+        Its parameters are copies and keep their names; sizes that are symbols stay so. It needs
+        this package no more. Raises `UnsupportedError` where torch.export cannot trace the graph.
+        """
+        pipeline = self._pipeline
+        copies = {name: _copy(t) for name, t in pipeline.weights.tensors.items()}
+        module = PlainModule(pipeline.graph, copies, self._call)
+        return plain_torch(module, pipeline.lowered.context.hints)
 
     def _destination(self, target: str, inputs: list[torch.Tensor]) -> torch.Tensor:
         for value, tensor in zip(self.graph.inputs, inputs, strict=True):
@@ -165,3 +191,8 @@ class Compiled:
             "running the model itself, since it is training or gradients are wanted; "
             "call model.eval() and use torch.no_grad() for the compiled one"
         )
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    copied = tensor.detach().clone()
+    return torch.nn.Parameter(copied, False) if isinstance(tensor, torch.nn.Parameter) else copied

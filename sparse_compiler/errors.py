@@ -40,6 +40,10 @@ class ToolchainError(UserError):
     """The C++ compiler is missing or refuses our source; or the cache folder cannot be used."""
 
 
+class ArtifactError(UserError):
+    """A saved model that is truncated, altered, foreign or newer; names the member and why."""
+
+
 class InternalError(SparseCompilerError):
     """A defect of ours; the message carries what a bug report needs."""
 

@@ -73,19 +73,18 @@ class Options:
     mode: str = field(
         default="default",
         metadata=_about(
-            "How formats are chosen: `default` asks the cost model.",
+            "How formats are chosen: `default` asks the cost model; `max-autotune` measures.",
             str,
-            choices=("default",),
-            later=("max-autotune",),
+            choices=("default", "max-autotune"),
         ),
     )
     weights: str = field(
         default="fp32",
         metadata=_about(
-            "Precision in which weights are stored.",
+            "Precision in which weights are stored; computed in fp32.",
             str,
-            choices=("fp32",),
-            later=("bf16", "fp16", "int8"),
+            choices=("fp32", "fp16", "bf16"),
+            later=("int8",),
         ),
     )
     target: str = field(
@@ -99,6 +98,22 @@ class Options:
             str,
             env=("SPARSE_COMPILER_ISA",),
             choices=("native", "x86-64-v2", "x86-64-v3", "x86-64-v4"),
+        ),
+    )
+    calibrate: bool = field(
+        default=True,
+        metadata=_about(
+            "Measure this machine once, for the cost model; else assume a usual one. For tests.",
+            bool,
+            env=("SPARSE_COMPILER_CALIBRATE",),
+        ),
+    )
+    format: str | None = field(
+        default=None,
+        metadata=_about(
+            "Storage format of all weights, or of some as `fc1=csr,fc2=dense`, where it fits.",
+            str,
+            optional=True,
         ),
     )
     verify: int = field(

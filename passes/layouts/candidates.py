@@ -105,7 +105,7 @@ class _Search:
 
     def rows(self, node: Node) -> Mode | None:
         """Row-major, if there is a kernel for it; a view may do without one."""
-        if self._without_tensors(node):
+        if self._refused_unasked(node) is not None:
             return None
         if node.op.row_major(self._laid(node, (None,) * len(node.inputs))) is not None:
             return None

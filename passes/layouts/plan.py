@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from sparse_compiler.analysis.cost import CALL_NS, TORCH_CALL_NS, Sizes, copy_ns
+from sparse_compiler.analysis.cost import (
+    CALL_NS,
+    FUSED_CALL_NS,
+    HOSTED_CALL_NS,
+    TORCH_CALL_NS,
+    Sizes,
+    copy_ns,
+)
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Layout
@@ -95,6 +102,7 @@ def losses(plan: Plan, context: Context, sizes: Sizes) -> dict[str, No]:
     for segment in segments(plan):
         gain = sum(_gain_ns(node, context) for node in segment)
         cost = _border_ns(plan, segment, sizes)
+        cost += HOSTED_CALL_NS - CALL_NS if context.hosted else 0.0
         if gain <= cost:
             reason = No(
                 "below_break_even",
@@ -157,11 +165,12 @@ def _border_ns(plan: Plan, segment: list[Node], sizes: Sizes) -> float:
 
 def _gain_ns(node: Node, context: Context) -> float:
     """What a native node saves: torch's dispatch, and for a layer the difference predicted."""
-    gain = 0.0 if node.op.view else TORCH_CALL_NS
+    dispatch = FUSED_CALL_NS if context.hosted else TORCH_CALL_NS
+    gain = 0.0 if node.op.view else dispatch
     times = {c.format: c for c in context.candidates.get(node.name, ())}
     chosen = next((c for c in times.values() if c.refused is None), None)
     if chosen is not None:
-        gain += times[TORCH].predicted_ns - chosen.predicted_ns
+        gain += times[TORCH].predicted_ns - (chosen.measured_ns or chosen.predicted_ns)
     return gain
 
 

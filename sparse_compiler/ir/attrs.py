@@ -164,7 +164,10 @@ def _value(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _number(_OPERATORS[type(op)](_value(left), _value(right)))
+            operands = _value(left), _value(right)
+            if not all(isinstance(value, (int, float, sympy.Expr)) for value in operands):
+                raise GraphSyntaxError(f"{ast.unparse(node)!r} is no arithmetic on numbers")
+            return _number(_OPERATORS[type(op)](*operands))
         case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(text))]) if (
             name in _CALLS
         ):

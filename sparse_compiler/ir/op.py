@@ -16,7 +16,7 @@ from ..errors import VerifyError
 from ..registry import Registry
 from .attrs import Object, map_attr, print_attr
 from .refusal import No
-from .types import ELEMENTS, Layout, TensorType, Type, evaluate
+from .types import ELEMENTS, HALVES, Layout, TensorType, Type, evaluate
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Op:
     view: ClassVar[bool] = False  # moves no number: the result is the input, renamed
     weight_input: ClassVar[int | None] = None  # which input holds the weight of a layer
     channel_dim: ClassVar[int] = -1  # which dimension of the result a bias runs along
+    moves: ClassVar[bool] = False  # gives elements of its inputs as they are, whatever their dtype
     rows: ClassVar[bool] = False  # has a kernel on row-major buffers, of types as in `row_major`
 
     def infer(self, types: tuple[Type, ...]) -> Type | None:
@@ -57,12 +58,18 @@ class Op:
         if not (self.rows or self.view):
             return No("op_unsupported", f"{self.name} has no kernel on row-major buffers")
         tensors = [t for t in (*types, self.infer(types)) if isinstance(t, TensorType)]
-        foreign = next((t.dtype for t in tensors if t.dtype not in ELEMENTS), None)
+        held = ELEMENTS | HALVES if self.moves or self.view else ELEMENTS
+        foreign = next((t.dtype for t in tensors if t.dtype not in held), None)
         return None if foreign is None else No("dtype_unsupported", f"kernels hold no {foreign}")
 
     def free(self, types: tuple[Type, ...]) -> bool:
         """True for a view whose result lies in the bytes of its input, laid out as in `types`."""
         return False
+
+    def widened(self) -> Op | No:
+        """The op for inputs in fp32 where they were in half precision; a No where it needs them."""
+        changes = {f.name: "f32" for f in fields(self) if getattr(self, f.name) in HALVES}
+        return replace(self, **changes) if changes else self
 
     def bind(self, symbols: Mapping[str, int], objects: Mapping[str, Any]) -> Self:
         """The same op with numbers for symbolic attributes and objects for their names."""

@@ -32,7 +32,9 @@ _TORCH_DTYPES: dict[str, torch.dtype] = {
     "bool": torch.bool,
 }
 ELEMENTS = frozenset(("f64", "f32", "i64", "i32", "i16", "i8", "u8", "bool"))
-"""Dtypes that native row-major buffers hold."""
+"""Dtypes that native row-major buffers hold and kernels compute in."""
+HALVES = frozenset(("f16", "bf16"))
+"""Dtypes that native row-major buffers hold, to be moved or converted."""
 _NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 
 
