@@ -16,6 +16,7 @@ from sparse_compiler.analysis.channels.flow import Channels, WeightTerms, analys
 from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.op import Op
+from sparse_compiler.ir.types import TensorType, Type
 from sparse_compiler.ops.take import Take, ranges_of
 from sparse_compiler.passes.base import Context, Pass
 from sparse_compiler.passes.structure import Removed, Structure
@@ -29,9 +30,9 @@ class EliminateDeadChannels(Pass):
     name: ClassVar[str] = "eliminate-dead-channels"
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        if context.params is None:
+        if context.params is None or any(_is_empty(type_) for type_ in graph.types.values()):
             return graph
-        channels = analyse(graph, context.params, context.pinned)
+        channels = analyse(graph, context.params, context.pinned, context.facts)
         for name, reason in channels.reasons().items():
             context.refuse(name, reason)
         if not _worth(channels) or not context.spend():
@@ -43,6 +44,11 @@ class EliminateDeadChannels(Pass):
         context.structure = Structure(graph, result, tuple(narrower.counts))
         add_facts(result, channels.terms, context)
         return result
+
+
+def _is_empty(type_: Type) -> bool:
+    """True for a tensor without elements: it has no channels to reckon with."""
+    return isinstance(type_, TensorType) and 0 in type_.shape
 
 
 def _worth(channels: Channels) -> bool:

@@ -15,6 +15,8 @@ from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ops.cat import Cat
 from sparse_compiler.ops.pack import Pack
 from sparse_compiler.ops.pointwise import Pointwise, cast_of
+from sparse_compiler.ops.shape import Reshape
+from sparse_compiler.ops.take import Take
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ def weight_sources(graph: Graph, name: str, facts: Container[str]) -> tuple[str,
         return tuple(s for part in node.inputs for s in weight_sources(graph, part, facts))
     kept = _kept(graph, node)
     return (name,) if kept is None else weight_sources(graph, kept, facts)
+
+
+def uncut(graph: Graph, name: str, facts: Container[str]) -> str:
+    """The value with `facts` that a weight was cut from where channels were taken out of it."""
+    first, node = name, graph.producers.get(name)
+    while node is not None and isinstance(node.op, Take | Reshape):
+        name = node.inputs[0]
+        node = graph.producers.get(name)
+    sources = weight_sources(graph, name, facts)
+    return sources[0] if len(sources) == 1 and sources[0] in facts else first
 
 
 def _kept(graph: Graph, node: Node) -> str | None:

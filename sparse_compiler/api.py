@@ -65,11 +65,13 @@ def export(
     *,
     dynamic_shapes: Any = None,
     library: bool = False,
+    weights: str = "fp32",
     target: str = "cpu",
 ) -> Path:
     """Saves a model ahead of time; `load` makes it a compiled model again, without its code.
 
-    Arguments as `compile`'s. The file's size follows the non-zeros; see docs/saved_models.md.
+    Arguments as `compile`'s. The file's size follows the non-zeros; see docs/saved_models.md. It
+    keeps the weights as they are: `weights` is the precision in which `load` will store them.
     Returns the path. Raises `UnsupportedError` for a model that cannot be traced or saved,
     `ArtifactError` where the file cannot be written; a file that was there before stays whole.
     """
@@ -77,7 +79,7 @@ def export(
         raise UnsupportedError(
             "a standalone library cannot be made yet", fix="leave library at False"
         )
-    settings = Options.from_dict({"target": target})
+    settings = Options.from_dict({"weights": weights, "target": target})
     settings.configure_logging()
     exported, _, _ = _traced(model, args, kwargs, dynamic_shapes)
     hints, _ = _example(exported, args, kwargs, settings)

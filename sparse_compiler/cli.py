@@ -145,6 +145,9 @@ def calibrate(
     count = threads or torch.get_num_threads()
     machine = measure(options, count)
     console = Console()
+    if not machine.scale:
+        console.print("the machine is too busy to be measured; try again when it is idle")
+        raise typer.Exit(1)
     for kernel, factor in machine.scale:
         name = kernel or "all other kernels"
         console.print(f"{name:<20} {factor:.2f} times as long as on the reference core")

@@ -5,6 +5,7 @@ comment `<!-- not run: why -->`. Lines under `<!-- output -->` are printed by th
 standing for what is left out. `python -m tests.test_docs` writes the generated tables anew.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -88,15 +89,20 @@ RUNNABLE = [name for name, page in zip(NAMES, PAGES, strict=True) if list(blocks
 @pytest.mark.system
 @pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.usefixtures("cached_kernels")
-def test_code_runs(name: str) -> None:
-    """In a process of its own, as a reader runs it; the page's blocks in order."""
+def test_code_runs(name: str, tmp_path: Path) -> None:
+    """In a process and a folder of its own, as a reader runs it; the page's blocks in order."""
     text = (ROOT / name).read_text()
     parts = list(blocks(text))
     code = f"import torch\npage = {name!r}\nspace = {{'__name__': '__main__'}}\n"
     for line, block in parts:
         code += f"exec(compile({chr(10) * (line - 1) + block!r}, page, 'exec'), space)\n"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert missing_output(text, done.stdout) == []

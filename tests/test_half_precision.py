@@ -33,7 +33,10 @@ def compiled(model: nn.Module, *args: torch.Tensor, **options: Any) -> sc.Compil
     return sc.compile(model, args, options={"force_native": True}, **options)
 
 
-@pytest.mark.parametrize(("weights", "step"), [("fp16", 2.0**-11), ("bf16", 2.0**-8)])
+@pytest.mark.parametrize(
+    ("weights", "step"),
+    [("fp16", 2.0**-11), pytest.param("bf16", 2.0**-8, marks=pytest.mark.system)],
+)
 @torch.no_grad()
 def test_stored_in_half_precision_computed_in_fp32(weights: str, step: float) -> None:
     torch.manual_seed(0)
@@ -99,6 +102,7 @@ def leaves(value: object) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
+@pytest.mark.system
 def test_infinities_pass_the_borders() -> None:
     model: Any = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU()).eval()
     model[0].weight.copy_(torch.eye(8))
@@ -112,6 +116,7 @@ def test_infinities_pass_the_borders() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.system
 def test_stored_as_the_model_has_them() -> None:
     torch.manual_seed(0)
     low = pruned(96, 80, 40).to(torch.bfloat16)

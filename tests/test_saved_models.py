@@ -56,6 +56,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.scz"
 
 
+def decisions(compiled: sc.Compiled) -> dict:
+    """The report without the bytes of dense weights: a mapped one is read where it lies."""
+    found = compiled.inspect().json()
+    for layer in found["layers"]:
+        if layer["format"] == "dense":
+            del layer["stored_bytes"]
+    return found
+
+
 def same_after_loading(name: str, path: Path) -> None:
     model, args, kwargs = ZOO[name]()
     sc.sparsify(model, sc.Magnitude(0.8, min_weights=64), inplace=True)
@@ -64,7 +73,7 @@ def same_after_loading(name: str, path: Path) -> None:
     found, wanted = leaves(loaded(*args, **kwargs)), leaves(here(*args, **kwargs))
     assert len(found) == len(wanted) > 0
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-    assert loaded.inspect().json() == here.inspect().json()
+    assert decisions(loaded) == decisions(here)
     plain = leaves(loaded.to_module()(*args, **kwargs))
     for a, b in zip(plain, leaves(model(*args, **kwargs)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -87,6 +96,7 @@ def test_every_model(name: str, path: Path) -> None:
     same_after_loading(name, path)
 
 
+@pytest.mark.system
 def test_structures_ties_buffers_and_constants(path: Path) -> None:
     model = Structured().eval().requires_grad_(False)
     x, scale = torch.randn(3, 8), torch.randn(3, 1)
@@ -138,6 +148,7 @@ def test_masked_weights_are_stored_as_what_they_come_to(path: Path) -> None:
     torch.testing.assert_close(loaded(x)[0], loaded(x)[1])
 
 
+@pytest.mark.system
 def test_weight_norm_and_shared_parts(path: Path) -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)), nn.ReLU())
     x = torch.randn(3, 16)
@@ -147,6 +158,7 @@ def test_weight_norm_and_shared_parts(path: Path) -> None:
     torch.testing.assert_close(loaded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.system
 def test_weights_may_change_after_loading(path: Path) -> None:
     model = mlp(0.1)
     x = torch.randn(5, 64)

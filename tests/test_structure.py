@@ -90,7 +90,9 @@ def eliminated(name, share):
     return context
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet", "bert", "mobilenet_v3"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "bert", "mobilenet_v3", pytest.param("resnet", marks=pytest.mark.system)]
+)
 def test_elimination_keeps_the_numbers(name):
     context = eliminated(name, 0.5)
     assert context.structure is not None
@@ -204,16 +206,26 @@ def test_shrink_refuses_what_it_cannot_do():
         sc.shrink(3, ())
 
 
-@pytest.mark.usefixtures("cached_kernels")
-def test_a_mask_that_disconnects_the_output():
-    """Every filter of a layer is dead: the result is the constant that it was."""
+def disconnected():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval().requires_grad_(False)
     model[0].weight.zero_()
-    x = torch.randn(4, 6)
-    assert torch.allclose(sc.compile(model, (x,))(x), model(x), atol=1e-6)
+    return model, torch.randn(4, 6)
+
+
+def test_a_mask_that_disconnects_the_output():
+    """Every filter of a layer is dead: the result is the constant that it was."""
+    model, x = disconnected()
     assert torch.allclose(sc.shrink(model, (x,))(x), model(x), atol=1e-6)
 
 
+@pytest.mark.system
+@pytest.mark.usefixtures("cached_kernels")
+def test_a_mask_that_disconnects_the_output_compiled():
+    model, x = disconnected()
+    assert torch.allclose(sc.compile(model, (x,))(x), model(x), atol=1e-6)
+
+
+@pytest.mark.system
 @pytest.mark.usefixtures("cached_kernels")
 def test_revived_weights_are_seen():
     """A channel that was dead and is written to comes back."""

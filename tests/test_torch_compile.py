@@ -52,7 +52,9 @@ def check(name: str, sparsity: float) -> None:
         assert any(report.segments for report in last_reports)
 
 
-@pytest.mark.parametrize(("name", "sparsity"), [("mlp", 0.9), ("bert", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "sparsity"), [("mlp", 0.9), pytest.param("bert", 0.5, marks=pytest.mark.system)]
+)
 def test_numbers(name: str, sparsity: float) -> None:
     check(name, sparsity)
 

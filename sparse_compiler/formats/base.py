@@ -80,10 +80,11 @@ _C_TYPES = {"fp32": "", "fp16": "F16", "bf16": "Bf16"}
 
 
 class Tiling(Protocol):
-    """How the packer cuts a weight: columns of a tile, rows of a block."""
+    """How the packer cuts a weight: columns of a tile, rows of a block; p: as in pack.h."""
 
     k_tile: int
     row_block: int
+    p: int
 
 
 def lines(*sizes: int) -> int:

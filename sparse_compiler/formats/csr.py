@@ -79,7 +79,8 @@ class Csr(Format):
     def stored_bytes(self, rows: int, columns: int, stored: int, tiles: Tiling) -> int:
         cuts, blocks = -(-columns // tiles.k_tile), -(-rows // tiles.row_block)
         starts = (8 * (blocks + 1), 8 * (cuts * blocks + 1), 4 * cuts * rows)
-        return lines(*starts, 2 * stored, self.value_bytes * max(stored, 4))
+        by_columns = 6 * cuts * rows if tiles.p else 0  # three counts for each row of a tile
+        return lines(*starts, by_columns, 2 * stored, self.value_bytes * max(stored, 4))
 
 
 FORMATS.register("csr")(Csr())

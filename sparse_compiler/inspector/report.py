@@ -21,7 +21,7 @@ from ..ops.pack import packs_weight
 from ..ops.torch_call import TorchCall
 from ..passes.base import TORCH, Context
 from ..passes.choose_values import VALUE_CODES
-from ..passes.provenance import module_path, weight_sources
+from ..passes.provenance import module_path, uncut, weight_sources
 from ..runtime.pipeline import Lowered
 from .crossovers import crossover_text
 from .entries import CandidateEntry, LayerEntry, Report
@@ -123,6 +123,7 @@ def _entry(
     facts = context.facts.get(source) or context.facts.get(weight)
     layout = getattr(node.type, "layout", None)
     native = layout is not None
+    own = context.facts.get(uncut(graph, source, context.facts), facts)  # before channels went
     known = node.op.weight_input is not None and facts is not None
     format_ = graph.tensor(weight).format if native else "dense"
     candidates = tuple(
@@ -137,8 +138,8 @@ def _entry(
     return LayerEntry(
         name=module_path(graph, source),
         op=node.op.target if isinstance(node.op, TorchCall) else node.op.name,
-        pattern=facts.pattern if facts else "unknown",
-        density=facts.density if facts else 1.0,
+        pattern=own.pattern if own else "unknown",
+        density=own.density if own else 1.0,
         format=format_,
         kernel=_kernel(graph, node, format_) if native else "torch",
         native=native,

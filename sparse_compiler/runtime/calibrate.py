@@ -40,6 +40,8 @@ _EACH_S = 0.045
 _SWEEPS = 2
 _STEADY = 1.3
 """Torch's layers are timed in two sweeps; where these differ by more, something else ran."""
+_RETRY_S = 3600.0
+"""How long what was measured on a busy machine counts, before it is measured again."""
 _LEAST, _MOST = 0.05, 50.0
 """Times of the reference core's: a figure outside is no measurement."""
 
@@ -74,7 +76,10 @@ def calibration_path(options: Options, threads: int) -> Path:
 
 
 def stored_machine(options: Options, threads: int) -> Machine | None:
-    """The figures on disk; None where there are none, or they are not of this machine."""
+    """The figures on disk; None where there are none, or they are not of this machine.
+
+    Where a busy machine gave none within the hour, the usual one's: no process tries again so soon.
+    """
     path = calibration_path(options, threads)
     try:
         data = json.loads(path.read_text())
@@ -87,16 +92,26 @@ def stored_machine(options: Options, threads: int) -> Machine | None:
         log.info("%s is of another machine or version; measuring again", path)
         return None
     try:
-        return _machine(options, data)
+        if not _still_counts(data):
+            log.info("%s was measured on a busy machine; measuring again", path)
+            return None
+        return assumed_machine(options) if data.get("failed") else _machine(options, data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         log.warning("%s is damaged (%s); measuring again", path, error)
         return None
 
 
+def _still_counts(data: dict[str, Any]) -> bool:
+    """False for what a busy machine gave longer ago than `_RETRY_S`, by a clock set either way."""
+    busy_at = data.get("busy_at")
+    return busy_at is None or abs(time.time() - float(busy_at)) < _RETRY_S
+
+
 def calibrate(options: Options, threads: int) -> Machine:
     """Measures this machine with so many threads. Takes a few seconds.
 
-    The figures are kept for later processes unless something else ran meanwhile.
+    The figures are kept for later processes; for an hour only if something else ran meanwhile,
+    and then none have to make sense: a usual machine is assumed until the hour is over.
     Raises `ToolchainError` where there is no compiler.
     """
     assumed = assumed_machine(options)
@@ -116,16 +131,19 @@ def calibrate(options: Options, threads: int) -> Machine:
     finally:
         torch.set_num_threads(before)
     seconds = time.perf_counter() - began
-    log.info("calibrated in %.1f s: %s", seconds, data)
+    log.info("calibration took %.1f s: %s", seconds, data)
+    kept: dict[str, Any] = data
     try:
         machine = _machine(options, data)
     except ValueError as error:
-        log.warning("the machine is busy (%s); a usual one is assumed for now", error)
-        return assumed
-    if spread > _STEADY:
-        log.info("something else ran meanwhile (times differ by %.0f %%)", 100 * (spread - 1))
-        return machine
-    write_atomically(calibration_path(options, threads), json.dumps(data, indent=1))
+        log.info("calibration: the machine is busy (%s); a usual one is assumed for now", error)
+        machine = assumed
+        kept = {"facts": data["facts"], "failed": str(error), "busy_at": time.time()}
+    else:
+        if spread > _STEADY:
+            log.info("calibration: something else ran (times differ %.2f-fold)", spread)
+            kept = {**data, "busy_at": time.time()}
+    write_atomically(calibration_path(options, threads), json.dumps(kept, indent=1))
     return machine
 
 

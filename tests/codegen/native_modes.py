@@ -8,7 +8,7 @@ import ctypes
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from sparse_compiler.runtime.constants import BoundConstants
 from sparse_compiler.runtime.executor import Executor
 from sparse_compiler.runtime.native import NativeSegment
 from sparse_compiler.runtime.pipeline import program_values
+from tests.formats.suited import divides, thinned
 from tests.ops.cases import Case
 
 BATCH = "B"
@@ -178,8 +179,12 @@ def _accepted(
 
 
 def use(case: Case, mode: Mode, *, symbolic: bool) -> Use | None:
-    """The graph of a case in a mode; None where the size of the batch cannot be a symbol."""
-    types = case.input_types()
+    """The graph of a case in a mode; None where the size of the batch cannot be a symbol, or where
+    the format cannot store a weight of that width."""
+    suited = _storable(case, mode)
+    if suited is None:
+        return None
+    case, types = suited, suited.input_types()
     varying = [t for t, fixed in zip(types, mode.constant, strict=True) if not fixed]
     size = varying[0].shape[0] if varying[0].rank else 0
     if symbolic and not size:
@@ -204,6 +209,19 @@ def use(case: Case, mode: Mode, *, symbolic: bool) -> Use | None:
             return None
         raise
     return None if graph is None else Use(graph, inputs, params, mode, symbolic)
+
+
+def _storable(case: Case, mode: Mode) -> Case | None:
+    """The case with a weight that the mode's format can store."""
+    at = case.op.weight_input
+    if not mode.format or at is None:
+        return case
+    format_, weight = FORMATS[mode.format], case.inputs[at]
+    matrix = weight.flatten(1)
+    if not divides(format_, matrix.shape[1]):
+        return None
+    stored = thinned(format_, matrix).reshape(weight.shape)
+    return replace(case, inputs=(*case.inputs[:at], stored, *case.inputs[at + 1 :]))
 
 
 def _graph(

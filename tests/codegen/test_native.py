@@ -51,14 +51,14 @@ def has_segments(case: RandomGraph) -> bool:
     return any(type_.layout is not None for type_ in laid_out(case).types.values())
 
 
-@settings(SETTINGS, max_examples=4)
+@settings(SETTINGS, max_examples=3)
 @given(random_graphs(8))
 def test_machine_code_agrees_with_the_interpreter(kernel_cache: Path, case: RandomGraph) -> None:
     assume(has_segments(case))
     check(case, kernel_cache)
 
 
-@settings(SETTINGS, max_examples=4)
+@settings(SETTINGS, max_examples=2)
 @given(random_images(8))
 def test_images_agree_with_the_interpreter(kernel_cache: Path, case: RandomGraph) -> None:
     assume(has_segments(case))

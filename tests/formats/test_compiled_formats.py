@@ -8,7 +8,8 @@ from torch import nn
 
 import sparse_compiler as sc
 from sparse_compiler.formats.base import FORMATS
-from tests.formats.test_formats import MORE, suited
+from tests.formats.suited import suited
+from tests.formats.test_formats import MORE
 
 pytestmark = pytest.mark.system
 

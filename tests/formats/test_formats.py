@@ -15,7 +15,8 @@ from sparse_compiler.codegen.cpu.build import Toolchain, native_width
 from sparse_compiler.errors import CodegenError, RegistryError
 from sparse_compiler.formats.base import FORMATS, VALUE_TYPES, Format, candidates
 from sparse_compiler.options import Options, find_compiler
-from sparse_compiler.runtime.packing import Packer, packer_for
+from sparse_compiler.runtime.packing import Matrix, Packer, Tiles, aligned_bytes, packer_for
+from tests.formats.suited import BLOCKS, suited
 
 NAMES = sorted(FORMATS)
 MORE = [
@@ -30,7 +31,6 @@ MORE = [
     "nm_5_32",
 ]
 """Names of families that are made when asked for."""
-BLOCKS = ("block", "sorted")
 EXACT = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
@@ -39,19 +39,6 @@ def packer(kernel_cache) -> Packer:
     compiler = find_compiler()
     assert compiler is not None
     return packer_for(Toolchain((compiler,), kernel_cache, native_width()))
-
-
-def suited(format_: Format, weight: Tensor) -> Tensor:
-    """The part of a weight that the format can store: its columns cut, its groups thinned."""
-    _, columns = format_.parameters
-    if format_.family in BLOCKS:
-        return weight[:, : max(columns, weight.shape[1] // columns * columns)].contiguous()
-    if format_.family != "nm":
-        return weight
-    n, m = format_.parameters
-    groups = F.pad(weight, (0, -weight.shape[1] % m)).unflatten(1, (-1, m))
-    kept = torch.where((groups != 0).cumsum(2) <= n, groups, 0.0)
-    return kept.flatten(1)[:, : weight.shape[1]].contiguous()
 
 
 def unpacked(packer: Packer, format_: Format, blob: Tensor, shape: torch.Size) -> Tensor:
@@ -211,6 +198,36 @@ def test_grouped_weights_of_convolutions(
     check = packer.library[f"sc_{format_.family}_check"]
     check.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
     assert check(blob.data_ptr(), blob.numel(), packer.width)
+
+
+@EXACT
+@given(
+    groups=st.integers(1, 3),
+    rows=st.integers(1, 40),
+    channels=st.integers(1, 8),
+    tile=st.integers(1, 8),
+    values=st.sampled_from(VALUE_TYPES),
+    share=st.floats(0, 1),
+)
+def test_the_size_of_csr_by_columns(
+    packer: Packer, groups: int, rows: int, channels: int, tile: int, values: str, share: float
+) -> None:
+    """Each group's, of 3 x 3 kernels whose non-zeros stand column by column, padded to fours."""
+    weight = torch.randn(groups * rows, 36 * channels)
+    weight = (weight * (torch.rand(weight.shape) < share)).contiguous()
+    tiles = Tiles(36 * tile, 4, 16, 3, 0, VALUE_TYPES.index(values))
+    matrix = Matrix(weight.data_ptr(), *weight.shape, weight.shape[1], groups)
+    size_of = packer.library.sc_csr_bytes
+    size_of.restype = ctypes.c_int64
+    blob = aligned_bytes(size_of(ctypes.byref(matrix), ctypes.byref(tiles)))
+    out = ctypes.c_void_p(blob.data_ptr())
+    assert packer.library.sc_csr_pack(ctypes.byref(matrix), ctypes.byref(tiles), out)
+    format_, at = FORMATS["csr" if values == "fp32" else f"csr_{values}"], 0
+    for _ in range(groups):
+        stored, size = blob[at + 40 : at + 56].view(torch.int64).tolist()  # of its header
+        assert format_.stored_bytes(rows, weight.shape[1], stored, tiles) == size
+        at += size
+    assert at == blob.numel()
 
 
 @given(st.sampled_from([*NAMES, *MORE]), st.integers(0, 60), st.integers(0, 70), st.floats(0, 1))

@@ -63,10 +63,9 @@ def test_useful_work_is_exact(samples):
     """Also where a call runs in several chunks, or threads have samples of their own."""
     model = Net()
     found, _ = profile(model, torch.randn(samples, 128))
-    csr, dense = (
-        next(row for row in found.rows if row.kernel == kernel)
-        for kernel in ("linear_csr", "linear_dense")
-    )
+    csr, dense = (row for row in found.rows if row.flops)
+    kernels = ["decode_row"] * 2 if samples == 1 else ["linear_csr", "linear_dense"]
+    assert [csr.kernel, dense.kernel] == kernels
     assert csr.flops == pytest.approx(2 * int(model.up.weight.count_nonzero()) * samples)
     assert dense.flops == pytest.approx(2 * 512 * 64 * samples)
     activations = 4 * samples * (512 + 64)

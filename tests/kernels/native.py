@@ -31,6 +31,7 @@ EACH_WIDTH = [w if w == NATIVE else pytest.param(w, marks=pytest.mark.portable) 
 PROGRAMS = {
     "attention, norms, functions": "vector_sanitize.cpp",
     "convolution": "conv_sanitize.cpp",
+    "decode": "decode_sanitize.cpp",
     "dense convolution": "dense_conv_sanitize.cpp",
     "images": "image_sanitize.cpp",
     "linear": "linear_kernels.cpp",

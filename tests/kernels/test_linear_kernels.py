@@ -109,6 +109,7 @@ def innermost_loops(body: list[str]) -> list[list[str]]:
     return [body[s : e + 1] for s, e in inner]
 
 
+@pytest.mark.portable
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
 @pytest.mark.parametrize("width", [8, 16])
 def test_accumulators_stay_in_registers(tmp_path: Path, width: int) -> None:

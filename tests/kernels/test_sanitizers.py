@@ -16,23 +16,14 @@ from tests.kernels.native import HEADERS, PROGRAMS, WIDTHS, finish_build, start_
 FLAGS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def run_sanitized(name: str, width: int, folder: Path) -> None:
-    program = folder / name
+@pytest.mark.portable  # ten seconds each
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_nothing_is_found(name: str, width: int, tmp_path: Path) -> None:
+    program = tmp_path / "kernels"
     finish_build(start_build(PROGRAMS[name], program, width, *FLAGS, str(HEADERS / "pack.cpp")))
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_widest_vectors(name: str, tmp_path: Path) -> None:
-    run_sanitized(name, 16, tmp_path)
-
-
-@pytest.mark.portable
-@pytest.mark.parametrize("width", [w for w in WIDTHS if w != 16])
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_other_widths(name: str, width: int, tmp_path: Path) -> None:
-    run_sanitized(name, width, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import torch
 
+from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.ir.text import parse_graph
 from sparse_compiler.passes.base import Context
 from sparse_compiler.passes.eliminate_dead_channels import EliminateDeadChannels
@@ -190,3 +191,76 @@ def test_an_op_of_unknown_rule_keeps_its_group_and_says_so() -> None:
     result = EliminateDeadChannels().run(graph, context)
     assert result is graph
     assert [reason.code for reason in context.refusals["g"]] == ["unknown_channel_rule"]
+
+
+WRITTEN = """
+    input %x: f32[2, 4]
+    param %a: f32[3, 4]
+    param %t: f32[5, 3]
+    param %i: i64[2]
+    %h: f32[2, 3] = linear(%x, %a)
+    %e: f32[2, 3] = embedding(%t, %i)
+    %s: f32[2, 3] = pointwise[expr="add(x0, x1)"](%h, %e)
+    %new: f32[5, 3] = pointwise[expr="add(x0, x0)"](%t)
+    update %t = %new
+    return %s
+"""
+
+
+def test_a_parameter_that_the_model_writes_is_known_at_no_call() -> None:
+    """A table of zeros would make a constant; it is other numbers at the next call."""
+    params = {"a": rows([1], (3, 4)), "t": torch.zeros(5, 3), "i": torch.tensor([0, 1])}
+    graph = parse_graph(WRITTEN)
+    assert EliminateDeadChannels().run(graph, Context(params=params)) is graph
+
+
+SYMBOLIC = """
+    input %x: f32[B, 4]
+    param %a: f32[6, 4]
+    param %c: f32[2, 6]
+    %h: f32[B, 6] = linear(%x, %a)
+    %t: f32[6, B] = permute[dims=(1, 0)](%h)
+    %s: f32[B, B] = slice[stop=B](%t)
+    %y: f32[B, 2] = linear(%h, %c)
+    return %s, %y
+"""
+
+
+def test_a_range_of_channels_that_changes_from_call_to_call_keeps_all() -> None:
+    params = {"a": rows([1], (6, 4)), "c": rows([], (2, 6), 1)}
+    graph = parse_graph(SYMBOLIC)
+    assert EliminateDeadChannels().run(graph, Context(params=params)) is graph
+
+
+EMPTY = """
+    input %x: f32[B, 4]
+    param %a: f32[0, 4]
+    param %c: f32[2, 0]
+    %h: f32[B, 0] = linear(%x, %a)
+    %g: f32[B, 0] = pointwise[expr="relu(x0)"](%h)
+    %y: f32[B, 2] = linear(%g, %c)
+    return %y
+"""
+
+
+def test_layers_without_channels_are_left_alone() -> None:
+    graph = parse_graph(EMPTY)
+    params = {"a": torch.zeros(0, 4), "c": torch.zeros(2, 0)}
+    assert EliminateDeadChannels().run(graph, Context(params=params)) is graph
+
+
+def test_facts_that_say_that_no_row_is_zero_spare_the_numbers() -> None:
+    params = {"a": rows([], (3, 4)), "b": torch.ones(3), "c": rows([], (2, 3), 1)}
+    facts = {name: sparsity_facts(params[name]) for name in "ac"}
+    unseen = {**params, "a": rows([1], (3, 4)), "c": torch.zeros(2, 3)}
+    graph = parse_graph(MLP)
+    assert EliminateDeadChannels().run(graph, Context(params=unseen)) is not graph
+    assert EliminateDeadChannels().run(graph, Context(params=unseen, facts=facts)) is graph
+
+
+def test_facts_and_numbers_take_out_the_same() -> None:
+    params = {"a": rows([1], (3, 4)), "b": torch.ones(3), "c": rows([], (2, 3), 1)}
+    facts = {name: sparsity_facts(params[name]) for name in "ac"}
+    graph = parse_graph(MLP)
+    with_facts = EliminateDeadChannels().run(graph, Context(params=params, facts=facts))
+    assert str(with_facts) == str(EliminateDeadChannels().run(graph, Context(params=params)))

@@ -32,6 +32,7 @@ pytestmark = [
 
 # Vectors of 16 floats need no AVX-512: the compiler splits them.
 HERE = {4: "-march=x86-64-v2", 16: "-march=x86-64-v3"}
+REPLAY = (Path(__file__).with_name("replay.cpp"), kernel_folder() / "pack_decode.cpp")
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_models(ready: Target, name: str, tmp_path: Path, kernel_cache: Path) ->
     text, calls = recorded(name, ready.width, kernel_cache)
     source = tmp_path / "unit.cpp"
     source.write_text(text)
-    sources = [source, Path(__file__).with_name("replay.cpp")]
+    sources = [source, *REPLAY]
     program = ready.build(sources, tmp_path / "unit", "-O2")
     said = ready.execute(program, *calls)
     assert said.count("relative error") == len(calls)
@@ -154,7 +155,7 @@ def test_a_wrong_result_is_found(ready: Target, tmp_path: Path, kernel_cache: Pa
     native = native_for(compiled, Toolchain(("g++",), kernel_cache, ready.width, HERE[ready.width]))
     record(native, [x], [wrong], 1, tmp_path / "call")
     (tmp_path / "unit.cpp").write_text(print_segment(native.segment))
-    sources = [tmp_path / "unit.cpp", Path(__file__).with_name("replay.cpp")]
+    sources = [tmp_path / "unit.cpp", *REPLAY]
     program = ready.build(sources, tmp_path / "unit", "-O2")
     with pytest.raises(AssertionError, match="relative error"):
         ready.execute(program, str(tmp_path / "call"))

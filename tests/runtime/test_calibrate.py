@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -93,6 +94,30 @@ def test_a_stale_file_is_made_again(options, monkeypatch) -> None:
     assert module.calibrated_machine(options, 2) == Machine(16)
     assert made == [2], "once for each process"
     module._calibrated.cache_clear()
+
+
+def test_a_busy_machine_is_measured_again_after_an_hour(options, monkeypatch, caplog) -> None:
+    """Figures that cannot be are not kept, but that they were is: each process would lose time."""
+    caplog.set_level("INFO", "sparse_compiler")
+    monkeypatch.setattr(module, "_torch_samples", lambda: ({}, 1.0))
+    monkeypatch.setattr(module, "_scales", lambda *a: {"": 1.0, "linear_csr": 1e4})
+    assert module.calibrate(options, 2) == assumed_machine(options)
+    (said,) = [r for r in caplog.records if "busy" in r.message]
+    assert (said.levelname, said.message.split()[0]) == ("INFO", "calibration:")
+    assert stored_machine(options, 2) == assumed_machine(options)
+    later = time.time() + 3700
+    monkeypatch.setattr(module.time, "time", lambda: later)
+    assert stored_machine(options, 2) is None
+
+
+def test_unsteady_figures_count_for_an_hour(options) -> None:
+    write(options, busy_at=time.time() - 3000)
+    machine = stored_machine(options, 2)
+    assert machine is not None
+    assert machine.scale_of("linear_csr") == 2.0
+    for busy_at in (time.time() - 3700, time.time() + 3700, "now"):
+        write(options, busy_at=busy_at)
+        assert stored_machine(options, 2) is None
 
 
 def test_tests_reckon_with_fixed_figures(monkeypatch, tmp_path) -> None:

@@ -74,6 +74,12 @@ class Terms(Protocol):
     def pattern(self, weight: Term, groups: int) -> Mask:
         """[groups, outputs, inputs]: which outputs of a layer read which inputs of their group."""
 
+    def reading(self, weight: Term, groups: int) -> Mask:
+        """[groups, outputs]: which outputs read any input; from facts alone where they say all."""
+
+    def read(self, weight: Term, groups: int) -> Mask:
+        """[groups, inputs]: which inputs of their group any output reads; from facts likewise."""
+
 
 @dataclass(frozen=True)
 class Site:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from sparse_compiler.analysis.sparsity import SparsityFacts
 from sparse_compiler.errors import VerifyError
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.interpret import run_node
 from sparse_compiler.ir.op import Op
 from sparse_compiler.ir.refusal import No
-from sparse_compiler.ir.types import TensorType
+from sparse_compiler.ir.types import TensorType, Type
 
 from .facts import MAX_FACTS, ChannelRule, Facts, Mask, Masks, Site, Term
 from .rules import rule_of
@@ -28,15 +29,23 @@ MAX_SWEEPS = 400
 class WeightTerms:
     """The weight-time values of a graph, and those that rules make of them, computed when asked.
 
-    made: the nodes of the latter, in order.
+    made: the nodes of the latter, in order. sparsity: facts of values of the graph; where they
+    say that nothing is zero throughout, the numbers are not looked at.
     """
 
-    def __init__(self, graph: Graph, params: Mapping[str, torch.Tensor]) -> None:
-        self.graph = graph
+    def __init__(
+        self,
+        graph: Graph,
+        params: Mapping[str, torch.Tensor],
+        sparsity: Mapping[str, SparsityFacts] | None = None,
+    ) -> None:
+        self.graph, self._sparsity = graph, sparsity or {}
         self.made: dict[str, Node] = {}
         self._values: dict[str, Any] = {name: t.detach() for name, t in params.items()}
         self._taken = set(graph.types)
         self._patterns: dict[tuple[str, int], Mask] = {}
+        self._reading: dict[tuple[str, int], Mask] = {}
+        self._read: dict[tuple[str, int], Mask] = {}
 
     def fixed(self, name: str) -> Term:
         """A weight-time value of the graph."""
@@ -51,9 +60,29 @@ class WeightTerms:
         """Which outputs of a layer read which inputs of their group; looked at once."""
         key = weight.name, groups
         if key not in self._patterns:
-            taps = (weight.tensor != 0).reshape(weight.shape[0], weight.shape[1], -1)
-            self._patterns[key] = taps.any(-1).reshape(groups, -1, weight.shape[1])
+            taps = weight.tensor != 0
+            found = taps.flatten(2).any(-1) if taps.dim() > 2 else taps
+            self._patterns[key] = found.reshape(groups, weight.shape[0] // groups, weight.shape[1])
         return self._patterns[key]
+
+    def reading(self, weight: Term, groups: int) -> Mask:
+        """Which outputs of a layer read any input."""
+        key, facts = (weight.name, groups), self._sparsity.get(weight.name)
+        if key not in self._reading:
+            whole = facts is not None and facts.zero_rows == 0
+            shape = (groups, weight.shape[0] // groups)
+            every = torch.ones(shape, dtype=torch.bool)
+            self._reading[key] = every if whole else self.pattern(weight, groups).any(2)
+        return self._reading[key]
+
+    def read(self, weight: Term, groups: int) -> Mask:
+        """Which inputs of its group any output of a layer reads."""
+        key, facts = (weight.name, groups), self._sparsity.get(weight.name)
+        if key not in self._read:
+            whole = groups == 1 and facts is not None and facts.zero_inputs == 0
+            every = torch.ones(1, weight.shape[1], dtype=torch.bool)
+            self._read[key] = every if whole else self.pattern(weight, groups).any(1)
+        return self._read[key]
 
     def add(self, op: Op, inputs: Sequence[Term], name: str) -> Term:
         """`op` on terms; the same op on the same terms is the same term."""
@@ -109,8 +138,8 @@ class WeightTerms:
 @dataclass
 class Channels:
     """What is known of a graph's channels, and which stay. sites: the nodes that run at each call
-    and give one tensor; alive: masks by value, as the sites' results have them; uses: for a node,
-    the masks of its inputs that are weights."""
+    and give one tensor, not an empty one; alive: masks by value, as the sites' results have them;
+    uses: for a node, the masks of its inputs that are weights."""
 
     graph: Graph
     terms: WeightTerms
@@ -149,10 +178,14 @@ _SAFE = ChannelRule()
 
 
 def analyse(
-    graph: Graph, params: Mapping[str, torch.Tensor], pinned: frozenset[str] = frozenset()
+    graph: Graph,
+    params: Mapping[str, torch.Tensor],
+    pinned: frozenset[str] = frozenset(),
+    sparsity: Mapping[str, SparsityFacts] | None = None,
 ) -> Channels:
-    """Constants and live channels of all values. pinned: values that must stay as they are."""
-    channels = Channels(graph, WeightTerms(graph, params))
+    """Constants and live channels of all values. pinned: values that must stay as they are.
+    sparsity: facts of weights, as far as they are known; they only save work."""
+    channels = Channels(graph, WeightTerms(graph, params, sparsity))
     find_constants(channels)
     find_live(channels, frozenset(graph.results) | pinned)
     return channels
@@ -161,21 +194,27 @@ def analyse(
 def find_constants(channels: Channels) -> None:
     """Facts of every value, in the order of execution."""
     graph = channels.graph
-    for value in graph.inputs:
-        channels.facts[value.name] = Facts(torch.zeros((1,) * value.type.rank, dtype=torch.bool))
+    changing = [p for p in graph.params if p.name not in graph.weight_time]
+    for value in (*graph.inputs, *changing):  # a parameter that the model itself writes changes
+        channels.facts[value.name] = _nothing_known(value.type)
     for node in graph.nodes:
         if node.name in graph.weight_time or not isinstance(node.type, TensorType):
             continue
         types = tuple(graph.types[i] for i in node.inputs)
         tensors = tuple(t for t in types if isinstance(t, TensorType))
-        if len(tensors) != len(types):
-            rank = node.type.rank
-            channels.facts[node.name] = Facts(torch.zeros((1,) * rank, dtype=torch.bool))
+        empty = any(0 in t.shape for t in (node.type, *tensors))
+        if empty or len(tensors) != len(types):
+            channels.facts[node.name] = _nothing_known(node.type)
             continue
         facts = tuple(_input_facts(channels, i) for i in node.inputs)
         site = Site(node, tensors, facts, node.type, channels.terms)
         channels.sites[node.name] = site
         channels.facts[node.name] = rule_of(node.op).facts(site)
+
+
+def _nothing_known(type_: Type) -> Facts:
+    rank = type_.rank if isinstance(type_, TensorType) else 0
+    return Facts(torch.zeros((1,) * rank, dtype=torch.bool))
 
 
 def _input_facts(channels: Channels, name: str) -> Facts:
@@ -184,8 +223,7 @@ def _input_facts(channels: Channels, name: str) -> Facts:
     graph = channels.graph
     type_ = graph.types[name]
     if name not in graph.weight_time or not isinstance(type_, TensorType):
-        rank = type_.rank if isinstance(type_, TensorType) else 0
-        return Facts(torch.zeros((1,) * rank, dtype=torch.bool))
+        return _nothing_known(type_)
     term = channels.terms.fixed(name)
     shape = term.shape
     known = torch.ones((), dtype=torch.bool).expand(shape)
@@ -307,7 +345,7 @@ def _grow(channels: Channels, name: str, mask: Mask) -> set[str]:
 
 
 def _keep_inputs(channels: Channels, node: Node) -> set[str]:
-    """A node that is no tensor, or reads what is none: its inputs stay whole."""
+    """A node that is no tensor, reads what is none, or has no elements: its inputs stay whole."""
     changed: set[str] = set()
     for name in node.inputs:
         if name in channels.alive:

@@ -80,15 +80,28 @@ class Convs(Layer):
         op = cast(Conv, site.node.op)
         return not op.transposed and not any(op.padding) and all(s == 1 for s in term.shape[2:])
 
-    def core(self, site: Site) -> Facts:
+    def _constant(self, site: Site, known: Mask) -> Mask:
+        """[groups, outputs]: outputs that read known channels alone."""
         groups, inputs, _ = self._sizes(site)
+        weight = site.facts[1].term
+        if weight is None or known.any():
+            return ~(self._pattern(site) & ~known.reshape(groups, 1, inputs)).any(2)
+        return ~site.terms.reading(weight, groups)
+
+    def _read(self, site: Site, rows: Mask) -> Mask:
+        """[groups, inputs]: channels that the rows [groups, outputs] read."""
+        weight = site.facts[1].term
+        if weight is None or not rows.all():
+            return (self._pattern(site) & rows[..., None]).any(1)
+        return site.terms.read(weight, cast(Conv, site.node.op).groups)
+
+    def core(self, site: Site) -> Facts:
         known, zero = self._known(site)
-        pattern = self._pattern(site)
-        constant = ~(pattern & ~known.reshape(groups, 1, inputs)).any(2)
+        constant = self._constant(site, known)
         mask = upright(constant.reshape(-1), 1, site.result.rank)
         if not constant.any():
             return Facts(mask)
-        read = (pattern & constant[..., None]).any(1).reshape(-1) & known & ~zero
+        read = (self._pattern(site) & constant[..., None]).any(1).reshape(-1) & known & ~zero
         term = self.bias(site, read, torch.ones(constant.numel(), dtype=torch.bool))
         mask = finite(mask, term)
         return Facts(mask, term)
@@ -126,10 +139,10 @@ class Convs(Layer):
 
     def reads(self, site: Site, rows: Mask, x: Mask) -> Mask:
         groups, inputs, outputs = self._sizes(site)
-        kept = along(rows, 1, groups * outputs).reshape(groups, outputs, 1)
+        kept = along(rows, 1, groups * outputs).reshape(groups, outputs)
         known, _ = self._known(site)
-        needed = (self._pattern(site) & kept).any(1) & ~known.reshape(groups, inputs)
-        idle = kept.any(1).reshape(groups) & ~needed.any(1)
+        needed = self._read(site, kept) & ~known.reshape(groups, inputs)
+        idle = kept.any(1) & ~needed.any(1)
         needed[idle, 0] = True  # a group that stays reads something, be it a constant
         frame = site.facts[0].frame
         mask = upright(needed.reshape(-1), 1, len(frame))

@@ -42,6 +42,9 @@ from .pointwise import elementwise_facts, expand_term, finite, tie_elementwise
 
 _COMPUTED = No("weight_is_computed", "the weight changes from call to call")
 
+FIRST = 16
+"""Rows of a table that mostly show already that no column is constant."""
+
 
 def take(site: Site, term: Term, dim: int, keep: Mask, suffix: str) -> Term:
     """The kept elements of a term along `dim`."""
@@ -79,7 +82,8 @@ class Layer(ChannelRule):
         return elementwise_facts(site, op.tree, Pointwise(op.epilogue), operands, "constant.end")
 
     def needs(self, site: Site, alive: Mask) -> Masks:
-        nothing = tuple(torch.zeros(f.frame, dtype=torch.bool) for f in site.facts)
+        none = torch.zeros((), dtype=torch.bool)  # spread out, for weights are large
+        nothing = tuple(none.expand(f.frame) for f in site.facts)
         if not alive.any():
             return nothing
         if not self.applies(site):
@@ -131,16 +135,29 @@ class Linears(Layer):
             return torch.ones(self._shape(site), dtype=torch.bool)
         return site.terms.pattern(weight, 1)[0]
 
+    def _constant(self, site: Site, known: Mask) -> Mask:
+        """Rows that read known columns alone."""
+        weight = site.facts[1].term
+        if weight is None or known.any():
+            return ~(self._pattern(site) & ~known).any(1)
+        return ~site.terms.reading(weight, 1)[0]
+
+    def _read(self, site: Site, rows: Mask) -> Mask:
+        """Columns that the rows read."""
+        weight = site.facts[1].term
+        if weight is None or not rows.all():
+            return self._pattern(site)[rows].any(0)
+        return site.terms.read(weight, 1)[0]
+
     def core(self, site: Site) -> Facts:
         rows, columns = self._shape(site)
         x, rank = site.facts[0], site.result.rank
         known = across(x.known, -1, columns)
-        pattern = self._pattern(site)
-        constant = ~(pattern & ~known).any(1)
+        constant = self._constant(site, known)
         mask = constant.reshape((1,) * (rank - 1) + (rows,))
         if not constant.any():
             return Facts(mask)
-        read = pattern[constant].any(0) & known & ~across(x.zero, -1, columns)
+        read = self._pattern(site)[constant].any(0) & known & ~across(x.zero, -1, columns)
         term = self.bias(site, read, torch.ones(rows, dtype=torch.bool))
         mask = finite(mask, term)
         return Facts(mask, term)
@@ -167,10 +184,8 @@ class Linears(Layer):
 
     def reads(self, site: Site, rows: Mask, x: Mask) -> Mask:
         count, columns = self._shape(site)
-        pattern = self._pattern(site)
-        kept = along(rows, -1, count)
         known = across(site.facts[0].known, -1, columns)
-        needed = pattern[kept].any(0) & ~known
+        needed = self._read(site, along(rows, -1, count)) & ~known
         if not needed.any():  # a layer reads something, be it a constant
             needed = torch.arange(columns) == 0
         frame = site.facts[0].frame
@@ -243,7 +258,10 @@ class Embeddings(ChannelRule):
         if table is None or not site.facts[0].fixed or nothing.frame[-1] == 1:
             return nothing
         numbers = table.tensor
-        same = (numbers == numbers[:1]).all(0) if len(numbers) else torch.zeros(0).bool()
+        same = (numbers[:FIRST] == numbers[:1]).all(0)
+        if not same.any():
+            return nothing
+        same = (numbers == numbers[:1]).all(0)
         if not same.any():
             return nothing
         row = site.terms.add(Slice(0, 0, 1), [table], site.name("row"))
@@ -253,6 +271,8 @@ class Embeddings(ChannelRule):
 
     def needs(self, site: Site, alive: Mask) -> Masks:
         table = site.facts[0]
+        if not table.fixed:
+            return super().needs(site, alive)
         columns = along(alive, -1, table.frame[1])[None].expand(table.frame)
         return columns, torch.full(site.facts[1].frame, bool(alive.any()))
 

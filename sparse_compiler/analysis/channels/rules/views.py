@@ -32,6 +32,7 @@ from ..facts import (
     fit,
     ragged,
     rectangular,
+    whole,
 )
 from . import channels_of
 from .pointwise import expand_term
@@ -211,22 +212,23 @@ class Slices(View):
     """A range of channels, or the same channels at fewer positions."""
 
     def _cuts(self, site: Site) -> bool:
-        return site.facts[0].frame[cast(Slice, site.node.op).dim] > 1
+        """True for a range of channels that is the same at every call."""
+        op = cast(Slice, site.node.op)
+        known = isinstance(op.start, int) and isinstance(op.stop, int)
+        return known and site.facts[0].frame[op.dim] > 1
 
     def push(self, site: Site, mask: Mask) -> Mask:
         op = cast(Slice, site.node.op)
         if not self._cuts(site):
-            return mask
+            return mask.amax(op.dim, keepdim=True)
         index = torch.arange(int(op.start), int(op.stop), op.step)
         return mask.index_select(op.dim, index)
 
     def pull(self, site: Site, mask: Mask) -> Mask:
         op = cast(Slice, site.node.op)
-        if not self._cuts(site):
-            return mask
         shape = [*mask.shape]
         shape[op.dim] = site.facts[0].frame[op.dim]
-        if op.step != 1:
+        if op.step != 1 or not self._cuts(site):
             return mask.amax(op.dim, keepdim=True).expand(shape)
         result = torch.zeros(shape, dtype=mask.dtype)
         result.narrow(op.dim, int(op.start), mask.shape[op.dim]).copy_(mask)
@@ -237,6 +239,11 @@ class Slices(View):
             inputs, alive = (rectangular(inputs[0]),), rectangular(alive)
         return super().ties(site, inputs, alive)
 
+    def even(self, site: Site, mask: Mask) -> Mask:
+        """A range that changes from call to call counts in all channels."""
+        op = cast(Slice, site.node.op)
+        return mask if self._cuts(site) else whole(mask, [op.dim])
+
     def term(self, site: Site) -> Term | None:
         op, term = cast(Slice, site.node.op), site.facts[0].term
         if term is None:
@@ -244,6 +251,8 @@ class Slices(View):
         term = full_rank(site, term)
         if term.shape[op.dim] == 1:
             return term
+        if not (isinstance(op.start, int) and isinstance(op.stop, int)):
+            return None
         return site.terms.add(op, [term], site.name("constant"))
 
     def narrow(self, site: Site, inputs: Masks, alive: Mask, emit: Emit) -> None:
