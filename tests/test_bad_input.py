@@ -116,6 +116,7 @@ def test_a_compiler_that_writes_rubbish(cache: Path, fake_compiler: Callable[[st
 # --- the cache folder -----------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_cache_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file stands in its place. (To root no folder is read-only.)"""
     place = tmp_path / "file"
@@ -136,6 +137,7 @@ def test_unwritable_folder(caplog: pytest.LogCaptureFixture) -> None:
     check(fast(X), mlp()(X))
 
 
+@pytest.mark.system
 def test_equal_models_share_a_library(cache: Path) -> None:
     compiled(mlp(), X, options={"cache_dir": cache})
     before = {p: p.stat().st_mtime_ns for p in cache.glob("*.so")}

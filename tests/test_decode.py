@@ -11,7 +11,7 @@ from torch import nn
 import sparse_compiler as sc
 from sparse_compiler.backend import last_reports
 
-pytestmark = pytest.mark.usefixtures("cached_kernels")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("cached_kernels")]
 FORCED: dict[str, Any] = {"force_native": True}
 
 

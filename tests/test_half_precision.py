@@ -15,7 +15,7 @@ from torch import nn
 import sparse_compiler as sc
 from tests.zoo import sequences, vision
 
-pytestmark = pytest.mark.usefixtures("cached_kernels")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("cached_kernels")]
 
 
 def pruned(*sizes: int, density: float = 0.3) -> Any:

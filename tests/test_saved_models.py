@@ -134,6 +134,7 @@ def test_the_size_follows_the_non_zeros(density: float, most: float, path: Path)
         assert archive.getinfo("weights.safetensors").file_size / (400 * 400 * 4) < most
 
 
+@pytest.mark.system
 def test_masked_weights_are_stored_as_what_they_come_to(path: Path) -> None:
     model = nn.Sequential(nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 4)).eval()
     masked = sc.sparsify(model, sc.Magnitude(0.9)).requires_grad_(False)

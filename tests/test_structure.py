@@ -183,6 +183,7 @@ def test_padding_modes(mode):
 def test_shrunk_module_is_saved_and_takes_another_batch(tmp_path):
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval().requires_grad_(False)
     model[0].weight[[1, 4]] = 0.0
+    model[0].bias[[1, 4]] = 0.5  # constants that go into the next layer's bias
     small = sc.shrink(model, (torch.randn(2, 6),))
     assert small.get_submodule("0").weight.shape == (6, 6)
     assert small.plan["0.weight"]["from"] == "0.weight"

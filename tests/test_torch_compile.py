@@ -80,6 +80,7 @@ def pruned_net() -> nn.Module:
     return sc.sparsify(Net().eval(), sc.Magnitude(0.8, min_weights=1))
 
 
+@pytest.mark.system
 def test_batch_1_then_7_then_3_compiles_no_more_often_than_inductor() -> None:
     compiles = {}
     for backend in ("sparse_compiler", "inductor"):

@@ -83,6 +83,7 @@ def graph_of(base, batch: Dim, *, constant: bool, chosen: slice) -> RandomGraph:
     return RandomGraph(graph, params, inputs, {"B": 3} if symbols else {})
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("base", [images, tokens])
 @pytest.mark.parametrize("constant", [False, True], ids=["computed", "constant"])
 def test_some_operands(kernel_cache: Path, base, constant: bool) -> None:

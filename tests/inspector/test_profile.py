@@ -58,6 +58,7 @@ def threads_restored():
     torch.set_num_threads(before)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("samples", [1, 40, 700])
 def test_useful_work_is_exact(samples):
     """Also where a call runs in several chunks, or threads have samples of their own."""
@@ -99,6 +100,7 @@ def test_kernels_are_most_of_a_call_that_computes_much():
     assert kernels > 0.6 * found.total_ms
 
 
+@pytest.mark.system
 def test_a_profile_of_attention_and_of_convolutions():
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -48,6 +48,7 @@ def named() -> sc.Compiled:
     return compiled(model, X, torch.randint(0, 10, (9,)))
 
 
+@pytest.mark.system
 def test_entries_carry_module_paths() -> None:
     layers = {layer.name: layer for layer in named().inspect().layers}
     assert set(layers) == {"weight_part.0", "lstm", "embed", "conv", "matrix"}

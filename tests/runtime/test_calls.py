@@ -23,6 +23,7 @@ def dynamic(model: nn.Module, x: torch.Tensor = X) -> sc.Compiled:
     return compiled(model, x, dynamic_shapes=({0: BATCH},))
 
 
+@pytest.mark.system
 def test_dynamic_batch() -> None:
     model = mlp()
     fast = dynamic(model)
@@ -98,6 +99,7 @@ def test_double_precision_runs_in_torch() -> None:
     agrees(fast, model, x)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_runs_natively(dtype: torch.dtype) -> None:
     """Results have the model's dtype and are as near to the exact ones as torch's, or nearer."""
@@ -125,6 +127,7 @@ class Structures(nn.Module):
         return {"y": y, "rest": (y.sum(), [None, 7, "name"], x), "doubled": self.scale * 2}
 
 
+@pytest.mark.system
 def test_structures_and_constants() -> None:
     model = Structures().eval()
     pair = (torch.randn(5), torch.randn(2))

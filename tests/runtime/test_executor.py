@@ -25,6 +25,7 @@ class Selected(nn.Module):
         return self.net(x[rows])
 
 
+@pytest.mark.system
 def test_shapes_that_depend_on_data() -> None:
     model = Selected().eval()
     fast = compiled(model, X)

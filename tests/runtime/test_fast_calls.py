@@ -30,6 +30,7 @@ class Named(nn.Module):
         return self.give(2 * y if twice else y, y - 1)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "give",
     [lambda y, z: y, lambda y, z: (y, z), lambda y, z: [z, y], lambda y, z: {"y": y, "z": (z,)}],

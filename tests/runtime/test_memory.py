@@ -15,7 +15,7 @@ from sparse_compiler.runtime.stream import ALIGN, WeightStream
 from sparse_compiler.runtime.weights import WeightTimeValues
 from tests.runtime.nets import agrees, compiled
 
-pytestmark = pytest.mark.usefixtures("cached_kernels")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("cached_kernels")]
 
 GRAPH = """
 input %x: f32[2, 4]
