@@ -1,4 +1,4 @@
-"""The public functions: compile, export, load, inspect, sparsify."""
+"""The public functions: compile, export, load, inspect, sparsify, shrink, metrics."""
 
 from __future__ import annotations
 
@@ -166,6 +166,7 @@ def _traced(
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
+    """A program that `torch.export.save` wrote. Raises `UnsupportedError`."""
     if path.suffix != ".pt2" or not path.is_file():
         raise UnsupportedError(
             f"cannot read a model from {path}",

@@ -29,7 +29,7 @@ from .inspector.report import LayerEntry, Report
 from .ir.text import parse_graph
 from .options import Options, nearest
 from .passes.pipeline import PASSES
-from .runtime.artifact import GRAPH, open_members
+from .runtime.artifact import GRAPH, REPORT, Members, open_members
 from .sources import is_saved, read_source
 
 _ROUNDS_BEFORE = 3
@@ -52,19 +52,18 @@ def compile_model(model: str, output: Path, example: Example, console: Console) 
     with _progress(console) as progress:
         task = progress.add_task("reading the model")
         source = read_source(model, batch=example.batch, tokens=example.tokens)
-        progress.update(task, description="tracing, compressing")
+        progress.update(task, description="tracing, choosing formats, compressing")
         path = api.export(source.model, source.args, output, source.kwargs)
-        progress.update(task, description="choosing formats")
-        report = api.inspect(source.model, source.args, source.kwargs)
-    dense, size = _dense_bytes(path), path.stat().st_size
-    console.print(report.summary())
+    members, size = open_members(path), path.stat().st_size
+    dense, report = _dense_bytes(members), json.loads(members.text(REPORT))
+    console.print(report["summary"])
     console.print(f"{path}: {_bytes(size)}, {size / max(dense, 1):.0%} of the dense parameters")
     return {
         "path": str(path),
         "bytes": size,
         "dense_bytes": dense,
-        "summary": report.summary(),
-        "fallback_calls": report.fallback_calls,
+        "summary": report["summary"],
+        "fallback_calls": report["fallback_calls"],
     }
 
 
@@ -261,9 +260,8 @@ def _print_entry(entry: LayerEntry, console: Console) -> None:
         console.print(table)
 
 
-def _dense_bytes(path: Path) -> int:
+def _dense_bytes(members: Members) -> int:
     """Bytes of all parameters in a saved model if they were stored dense."""
-    members = open_members(path)
     tied = {name for name, entry in members.manifest["parameters"].items() if "tied_to" in entry}
     sizes = Sizes({})
     params = parse_graph(members.text(GRAPH)).params

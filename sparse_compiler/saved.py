@@ -34,6 +34,7 @@ from .ops.torch_call import TorchCall
 from .options import Options
 from .runtime.artifact import (
     GRAPH,
+    MANIFEST,
     PROGRAM,
     REPORT,
     SOURCES,
@@ -147,7 +148,7 @@ def _parts(members: Members) -> _Parts:
         call = read_call(manifest.get("call"), types, len(graph.outputs))
         sizes = _sizes(graph, manifest.get("sizes"))
     except SparseCompilerError as error:
-        raise refused(path, "manifest.json", error.what) from error
+        raise refused(path, MANIFEST, error.what) from error
     return _Parts(graph, params, call, sizes)
 
 
@@ -164,9 +165,9 @@ def _sizes(graph: Graph, stored: Any) -> dict[str, int]:
 def _options(members: Members) -> dict[str, Any]:
     stored = members.manifest.get("options")
     if not isinstance(stored, dict) or set(stored) != set(_OPTIONS):
-        raise refused(members.path, "manifest.json", "its options are not those of a model")
+        raise refused(members.path, MANIFEST, "its options are not those of a model")
     try:
         Options.from_dict(stored)
     except OptionError as error:
-        raise refused(members.path, "manifest.json", error.what) from error
+        raise refused(members.path, MANIFEST, error.what) from error
     return stored

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sparse_compiler.runtime.artifact import memory_bytes
+
 PACKAGES = ("torch", "numpy", "transformers", "onnx", "onnxruntime", "openvino", "triton")
 _ISA_FLAGS = {
     "avx512f": "AVX-512",
@@ -79,11 +81,6 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
-
-
-def memory_bytes() -> int:
-    """Physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def describe_machine() -> dict[str, Any]:

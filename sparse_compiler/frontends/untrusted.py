@@ -8,7 +8,6 @@ and those are letters, digits, dots, dashes and dollar signs.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 
@@ -21,6 +20,7 @@ from ..ir.text import parse_graph, print_node
 from ..ir.types import TensorType, symbols_in, torch_dtype
 from ..ir.verify import tensor_items, verify
 from ..ops.torch_call import TorchCall, resolve_target
+from ..runtime.artifact import memory_bytes
 
 _NAME = re.compile(r"[\w.$-]+\Z", re.ASCII)
 _SYMBOL = re.compile(r"[a-z]+\d+\Z")  # torch's: s0, u3
@@ -98,7 +98,7 @@ def _check_names(graph: Graph) -> None:
 
 
 def _check_nodes(graph: Graph) -> None:
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room, inputs = memory_bytes(), {value.name for value in graph.inputs}
     for name, type_ in _tensor_types(graph):
         if type_.layout is not None or type_.format != "dense":
             raise ArtifactError(f"%{name} has a layout or format, which only the compiler gives")
@@ -111,7 +111,7 @@ def _check_nodes(graph: Graph) -> None:
         if math.prod(sizes) * torch_dtype(type_.dtype).itemsize > room:
             raise ArtifactError(f"%{name} is larger than the memory of this machine")
         unknown = symbols_in(type_) - set(graph.symbols)
-        if name in {v.name for v in graph.inputs} and unknown:
+        if name in inputs and unknown:
             raise ArtifactError(f"%{name} uses the size {min(unknown)}, which has no range")
     for node in graph.nodes:
         _check_call(node)

@@ -160,7 +160,7 @@ def _profile(profile: Profile) -> dict[str, Any]:
         }
         for row in profile.rows
     ]
-    return {"rows": rows, "note": profile.text().split("\n\n")[0].split("\n")[-2]}
+    return {"rows": rows, "note": profile.notes[-1]}
 
 
 def drawing(graph: Graph) -> dict[str, Any]:

@@ -107,14 +107,20 @@ class Profile:
             right = [c.rjust(w) for c, w in zip(cells[2:], widths[2:], strict=True)]
             lines.append("  ".join([*left, *right]).rstrip())
         lines.insert(1, "  ".join("-" * w for w in widths))
-        lines.append(f"{self.total_ms:.3f} ms a call, {self.explained:.1%} above; {self.what}.")
-        if self.roofs is not None:
-            lines.append(
-                f"peaks: {self.roofs.flops / 1e9:.0f} GFLOP/s, "
-                f"{self.roofs.bytes_per_s / 1e9:.0f} GB/s from memory"
-                f"{' (measured while something else ran)' if self.roofs.disturbed else ''}."
-            )
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *self.notes]) + "\n"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sum, and the machine's peaks where they are known: a line each."""
+        total = f"{self.total_ms:.3f} ms a call, {self.explained:.1%} above; {self.what}."
+        if self.roofs is None:
+            return (total,)
+        peaks = (
+            f"peaks: {self.roofs.flops / 1e9:.0f} GFLOP/s, "
+            f"{self.roofs.bytes_per_s / 1e9:.0f} GB/s from memory"
+            f"{' (measured while something else ran)' if self.roofs.disturbed else ''}."
+        )
+        return total, peaks
 
     def _cells(self, row: ProfileRow) -> tuple[str, ...]:
         share = row.ms / self.total_ms if self.total_ms > 0 else 0.0

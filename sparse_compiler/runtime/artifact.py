@@ -93,6 +93,11 @@ def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
                 beside.unlink()
 
 
+def memory_bytes() -> int:
+    """Physical memory of this machine: what a file may ask for at most."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from ..errors import ArtifactError
 from ..ir.graph import Value
 from ..ir.types import TensorType, dtype_name, torch_dtype
+from .artifact import memory_bytes
 from .encoding import Array, Encoded, decode, encode
 
 _DTYPES = {"U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
@@ -107,7 +107,7 @@ def _check_room(types: Iterable[TensorType]) -> None:
         if len(shape) != type_.rank or min(shape, default=0) < 0:
             raise ArtifactError(f"a parameter has the shape {type_.shape}")
         needed += math.prod(shape) * torch_dtype(type_.dtype).itemsize
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = memory_bytes()
     if needed > room:
         raise ArtifactError(
             f"the parameters take {needed >> 30} GiB, this machine has {room >> 30} GiB of memory"
