@@ -140,11 +140,16 @@ def test_the_report_as_files(saved: str, tmp_path: Path) -> None:
     assert len(after["nodes"]) > len(before["nodes"])  # packed weights, relayouts
 
 
-def test_the_cache(saved: str, cached_kernels: Path) -> None:
-    figures("run", saved, "--rounds", "1")
+def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own: other tests compile into the shared one meanwhile."""
+    monkeypatch.setenv("SPARSE_COMPILER_CACHE", str(tmp_path))
+    for name, content in (("first", b"123"), ("second", b"45")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kernel.so").write_bytes(content)
     listed, size = figures("cache", "list"), figures("cache", "size")
-    assert listed["folder"] == str(cached_kernels)
-    assert size["bytes"] == sum(entry["bytes"] for entry in listed["files"]) > 0
+    assert listed["folder"] == str(tmp_path)
+    assert sorted(entry["bytes"] for entry in listed["files"]) == [2, 3]
+    assert (size["files"], size["bytes"]) == (2, 5)
     assert str(size["files"]) in ran("cache", "size")
 
 
