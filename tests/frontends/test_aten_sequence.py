@@ -271,14 +271,20 @@ def check(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], dynami
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
-def test_nothing_is_left_to_torch(name: str) -> None:
-    check(*EVERYTHING[name], dynamic=False)
-
-
 @pytest.mark.parametrize("name", sorted(EVERYTHING.keys() - SPECIALIZED))
-def test_with_a_symbolic_batch(name: str) -> None:
+def test_nothing_is_left_to_torch(name: str) -> None:
     check(*EVERYTHING[name], dynamic=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SPECIALIZED else pytest.param(name, marks=pytest.mark.slow)
+        for name in EVERYTHING
+    ],
+)
+def test_with_a_fixed_batch(name: str) -> None:
+    check(*EVERYTHING[name], dynamic=False)
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], str]] = {
