@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import networkx as nx
@@ -19,6 +20,8 @@ from sparse_compiler.ir.text import print_node
 from sparse_compiler.ir.types import TensorType
 from sparse_compiler.ops.shape import Relayout
 
+log = logging.getLogger(__name__)
+
 
 def lower(graph: Graph) -> Program:
     """The program of a laid-out graph. Raises `CodegenError` on what the passes let through."""
@@ -30,7 +33,7 @@ def lower(graph: Graph) -> Program:
             steps.append(_lower_segment(graph, segments[item]))
         elif item.name not in graph.bind_time:
             steps.append(TorchStep(item))
-    return Program(
+    program = Program(
         tuple((v.name, v.type) for v in graph.inputs),
         tuple(n for n in graph.nodes if n.name in graph.weight_time),
         tuple(n for n in graph.nodes if n.name in graph.bind_time - graph.weight_time),
@@ -39,6 +42,8 @@ def lower(graph: Graph) -> Program:
         graph.updates,
         graph.symbols,
     )
+    log.debug("%s", program)
+    return program
 
 
 def is_native(graph: Graph, node: Node) -> bool:
@@ -100,4 +105,5 @@ def _lower_segment(graph: Graph, nodes: Sequence[Node]) -> Segment:
         if rule is None:
             raise CodegenError("no kernel call for a native node", node=print_node(node))
         rule.emit(low, node)
+    low.calls.sort(key=lambda call: not call.once)  # as they run: waits and lifetimes go by it
     return low.segment(waits_of(low.calls), with_lifetimes(low.buffers, low.calls))

@@ -19,6 +19,7 @@ from .options import Options
 from .runtime.pipeline import Pipeline, lower_graph
 from .runtime.weights import LiveWeights
 from .saved import export_graph, load_compiled
+from .standalone import export_library
 from .tuned import tuned
 
 Model = torch.nn.Module | torch.export.ExportedProgram | str | Path
@@ -72,17 +73,21 @@ def export(
 
     Arguments as `compile`'s. The file's size follows the non-zeros; see docs/saved_models.md. It
     keeps the weights as they are: `weights` is the precision in which `load` will store them.
+
+    library: writes `model.so`, `model.weights` and `model.h` into the folder `path` instead, for C
+    programs without Python; see docs/c_library.md. target: of a library, "cpu" for machines like
+    this one, or "x86-64-v3", "x86-64-v4", "aarch64".
+
     Returns the path. Raises `UnsupportedError` for a model that cannot be traced or saved,
     `ArtifactError` where the file cannot be written; a file that was there before stays whole.
     """
-    if library:
-        raise UnsupportedError(
-            "a standalone library cannot be made yet", fix="leave library at False"
-        )
-    settings = Options.from_dict({"weights": weights, "target": target})
+    settings = Options.from_dict({"weights": weights, **({} if library else {"target": target})})
     settings.configure_logging()
     exported, _, _ = _traced(model, args, kwargs, dynamic_shapes)
     hints, _ = _example(exported, args, kwargs, settings)
+    if library:
+        name = "native" if target == "cpu" else target
+        return export_library(exported, settings, hints, Path(path), name)
     return export_graph(exported, settings, hints, Path(path))
 
 

@@ -12,9 +12,11 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from filelock import FileLock
 
 from sparse_compiler.errors import CodegenError, ToolchainError
 
-log = logging.getLogger("sparse_compiler.build")
+log = logging.getLogger(__name__)
 
 FLAGS = (
     "-O3",
@@ -158,6 +160,7 @@ def build(source: str, toolchain: Toolchain) -> Path:
     folder = _usable_folder(toolchain.cache)
     library = folder / f"{key}.so"
     if _intact(library):
+        log.debug("found %s", library)
         return library
     try:
         with FileLock(folder / f"{key}.lock", timeout=600):
@@ -223,16 +226,27 @@ def _compile(source: str, toolchain: Toolchain, library: Path) -> None:
     path = library.with_suffix(".cpp")
     partial = library.with_suffix(f".{os.getpid()}.part")
     command = [*toolchain.command, f"-I{kernel_folder()}", str(path), "-o", str(partial)]
+    log.debug("%s", shlex.join(command))
+    began = time.perf_counter()
     try:
         path.write_text(source)
-        done = _run(command)
-        if done.returncode != 0 or not partial.exists():
-            raise _failure(done, command, toolchain, path)
+        run_compiler(command, toolchain, path, partial)
         _seal(partial)
         partial.replace(library)
     finally:
         partial.unlink(missing_ok=True)
-    log.info("compiled %s", library)
+    log.info("compiled %s in %.1f s", library, time.perf_counter() - began)
+
+
+def run_compiler(command: list[str], toolchain: Toolchain, source: Path, out: Path) -> None:
+    """Runs a command that makes `out` of `source`.
+
+    Raises `ToolchainError` for a compiler that cannot work, `CodegenError` where it refuses the
+    source, `OSError` where there is no room.
+    """
+    done = _run(command)
+    if done.returncode != 0 or not out.exists():
+        raise _failure(done, command, toolchain, source)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

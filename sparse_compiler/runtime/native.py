@@ -135,28 +135,9 @@ class NativeSegment:
         values: read once for each of `constants_read`. hints: expected sizes of symbols, for the
         choice of tiles.
         """
-        columns = self._expected_columns(hints)
+        columns = expected_columns(self.segment, hints)
         self._weights = hold_weights(self.segment, values, columns, self._packer)
         self._bound.clear()
-
-    def _expected_columns(self, hints: Mapping[str, int]) -> dict[int, int]:
-        """Columns of a chunk that each packed weight is applied to, with the hinted sizes."""
-        columns = [max(1, evaluate(s.columns, hints)) for s in self.segment.spaces]
-        samples = max(1, evaluate(self.segment.samples, hints))
-        sharing = share(self.segment, samples, columns, torch.get_num_threads())
-        return self._columns_of_weights(sharing)
-
-    def _columns_of_weights(self, sharing: Sharing) -> dict[int, int]:
-        """The most columns that each packed weight is applied to at a time; 1 outside of planes."""
-        found: dict[int, int] = {}
-        for call in self.segment.calls:
-            weight = call.weight
-            if weight is not None and call.space is not None:
-                space = call.space
-                whole = min(sharing.per, max(1, sharing.samples)) * sharing.columns[space]
-                here = sharing.part[space] + sharing.rest[space] or whole
-                found[weight] = max(found.get(weight, 1), here)
-        return found
 
     def share_weights(self, other: NativeSegment) -> None:
         """Takes the packed weights of another one for the same segment."""
@@ -314,7 +295,7 @@ class NativeSegment:
         self, weights: HeldWeights, sharing: Sharing, known: dict[str, int]
     ) -> tuple[Any, tuple[torch.Tensor, ...]]:
         """A pointer for each constant; enters the floats between planes into `known`."""
-        columns = self._columns_of_weights(sharing)
+        columns = columns_of_weights(self.segment, sharing)
         keep: list[torch.Tensor] = []
         found: list[int] = []
         values = weights.values
@@ -340,3 +321,24 @@ class NativeSegment:
             keep.append(value)
             found.append(value.data_ptr())
         return (ctypes.c_void_p * len(found))(*found), tuple(keep)
+
+
+def expected_columns(segment: Segment, hints: Mapping[str, int]) -> dict[int, int]:
+    """Columns of a chunk that each packed weight is applied to, with the hinted sizes."""
+    columns = [max(1, evaluate(s.columns, hints)) for s in segment.spaces]
+    samples = max(1, evaluate(segment.samples, hints))
+    sharing = share(segment, samples, columns, torch.get_num_threads())
+    return columns_of_weights(segment, sharing)
+
+
+def columns_of_weights(segment: Segment, sharing: Sharing) -> dict[int, int]:
+    """The most columns that each packed weight is applied to at a time; 1 outside of planes."""
+    found: dict[int, int] = {}
+    for call in segment.calls:
+        weight = call.weight
+        if weight is not None and call.space is not None:
+            space = call.space
+            whole = min(sharing.per, max(1, sharing.samples)) * sharing.columns[space]
+            here = sharing.part[space] + sharing.rest[space] or whole
+            found[weight] = max(found.get(weight, 1), here)
+    return found
