@@ -5,17 +5,20 @@
 
 Times are those of a kernel inside a program, the least of several runs. The fit uses chains of
 layers with random zeros in shapes of its own; the error is reported on the benchmarks' layers.
-Both want the machine to themselves.
+Both want the machine to themselves, and go on where they were left with --keep FILE. With --lock
+FILE they hold a lock on that file while they time, and compile without.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -62,12 +65,22 @@ RUNS = 7
 
 @dataclass(frozen=True)
 class Sample:
-    """One layer in one format as it ran."""
+    """One layer in one format as it ran: its kernel, the values of that cost's terms, its time."""
 
-    cost: Cost
-    shape: Shape
-    threads: int
+    kernel: str
+    terms: tuple[float, ...]
     ns: float
+
+
+@contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Holds a lock on the file, if there is one."""
+    if lock is None:
+        yield
+        return
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def linear_chain(columns: int) -> Graph:
@@ -117,7 +130,7 @@ def pruned(shape: Sequence[int], format_: str, density: float, seed: int) -> tor
 
 
 def samples_of(
-    graph: Graph, format_: str, density: float, options: Options, threads: int
+    graph: Graph, format_: str, density: float, options: Options, threads: int, lock: Path | None
 ) -> Iterator[Sample]:
     """Every layer of the graph with its weights in that format, as measured."""
     shapes = {p.name: [int(s) for s in p.type.shape] for p in graph.params}
@@ -128,11 +141,14 @@ def samples_of(
     lowered = lower_graph(
         graph, weights, options, {}, formats={"": format_}, machine=Machine(vector=8)
     )
-    times = layer_times(timed_executor(lowered, weights, options), example_inputs(graph, {}), RUNS)
+    executor = timed_executor(lowered, weights, options)
+    with alone(lock):
+        times = layer_times(executor, example_inputs(graph, {}), RUNS)
     for name, ns in times.items():
         cost, shape = cost_and_shape(lowered, name, format_)
         if cost is not None and _chosen(lowered, name) == format_:
-            yield Sample(cost, shape, threads, ns)
+            values = cost.values(shape, WIDTH_OF[options.isa], threads)
+            yield Sample(cost.kernel, tuple(values[:-1]), ns)
 
 
 def _chosen(lowered: Lowered, name: str) -> str | None:
@@ -149,30 +165,51 @@ def cost_and_shape(lowered: Lowered, name: str, format_: str) -> tuple[Cost | No
     return FORMATS[format_].cost_of(shape), shape
 
 
-def fit(options: Options, formats: Sequence[str], counts: Sequence[int]) -> None:
-    """Measures all formats and writes the table of coefficients."""
-    width = WIDTH_OF[options.isa]
-    by_kernel: dict[str, list[Sample]] = {}
+def chains(format_: str, only: str) -> dict[str, Graph]:
+    """Programs in which a format is measured, by name; only: part of it."""
+    columns = [*COLUMNS, *(SMALL_COLUMNS if FORMATS[format_].decode is not None else ())]
+    found = {f"linear {n}": linear_chain(n) for n in columns}
+    if FORMATS[format_].conv is not None:
+        found |= {f"conv {n}": conv_chain(n) for n in SIZES}
+    return {name: graph for name, graph in found.items() if only in name}
+
+
+def measured(
+    options: Options, formats: Sequence[str], counts: Sequence[int], chosen: argparse.Namespace
+) -> list[Sample]:
+    """All samples; those in the file `keep` are not measured again."""
+    keep: Path | None = chosen.keep
+    known = json.loads(keep.read_text()) if keep and keep.is_file() else {}
     for format_ in formats:
-        conv = FORMATS[format_].conv is not None
-        graphs = [linear_chain(n) for n in COLUMNS] + [conv_chain(n) for n in SIZES if conv]
-        if FORMATS[format_].decode is not None:
-            graphs += [linear_chain(n) for n in SMALL_COLUMNS]
-        fixed = FORMATS[format_].family in ("dense", "nm")
         began = time.monotonic()
-        for graph in graphs:
+        fixed = FORMATS[format_].family in ("dense", "nm")
+        for name, graph in chains(format_, chosen.only).items():
             for density in (1.0,) if fixed else DENSITIES:
                 for threads in counts:
-                    for sample in samples_of(graph, format_, density, options, threads):
-                        by_kernel.setdefault(sample.cost.kernel, []).append(sample)
+                    key = f"{options.isa} {format_} {name} {density} {threads}"
+                    if key not in known:
+                        made = samples_of(graph, format_, density, options, threads, chosen.lock)
+                        known[key] = [(s.kernel, s.terms, s.ns) for s in made]
+                        if keep:
+                            keep.write_text(json.dumps(known))
         print(f"{format_}: {time.monotonic() - began:.0f} s", flush=True)
+    rows = [row for key, found in known.items() if key.startswith(options.isa) for row in found]
+    return [Sample(kernel, tuple(terms), ns) for kernel, terms, ns in rows]
+
+
+def fit(options: Options, samples: Sequence[Sample]) -> None:
+    """Writes the table of coefficients, with those of the kernels measured renewed."""
+    width = WIDTH_OF[options.isa]
+    by_kernel: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_kernel.setdefault(sample.kernel, []).append(sample)
     found = {kernel: dict(table) for kernel, table in COEFFICIENTS.items()}
-    for kernel, samples in sorted(by_kernel.items()):
-        rows = np.array([s.cost.values(s.shape, width, s.threads)[:-1] for s in samples])
-        times = np.array([s.ns for s in samples])
+    for kernel, own in sorted(by_kernel.items()):
+        rows = np.array([s.terms for s in own])
+        times = np.array([s.ns for s in own])
         coefficients = non_negative(rows, times)
         errors = np.abs(rows @ np.array(coefficients) / times - 1)
-        print(f"{kernel:<16} {len(samples):4} samples, median error {np.median(errors):.1%}, "
+        print(f"{kernel:<16} {len(own):4} samples, median error {np.median(errors):.1%}, "
               f"90 % below {np.quantile(errors, 0.9):.1%}", flush=True)  # fmt: skip
         found.setdefault(kernel, {})[width] = tuple(float(f"{c:.4g}") for c in coefficients)
     write_table(found)
@@ -203,7 +240,9 @@ class Verdict:
         return min(self.times, key=lambda t: t[1])[2] / best - 1
 
 
-def judge(case: Case, options: Options, machine: Machine, within: float) -> Verdict | None:
+def judge(
+    case: Case, options: Options, machine: Machine, within: float, lock: Path | None
+) -> Verdict | None:
     """Predicts and measures all candidates of a case within a factor of the best predicted."""
     layer = parse_layer(case.model)
     if layer is None:
@@ -223,8 +262,9 @@ def judge(case: Case, options: Options, machine: Machine, within: float) -> Verd
             continue
         lowered = lower_graph(graph, weights, options, {}, formats={"": name}, machine=machine)
         executor = timed_executor(lowered, weights, options)
-        measured = layer_times(executor, example_inputs(graph, {}), 15)["y"]
-        found.append((name, predicted, measured))
+        with alone(lock):
+            taken = layer_times(executor, example_inputs(graph, {}), 15)["y"]
+        found.append((name, predicted, taken))
     return Verdict(case, tuple(found))
 
 
@@ -278,36 +318,39 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--isa", default="native", choices=sorted(WIDTH_OF))
     parser.add_argument("--formats", default="")
-    parser.add_argument("--only", default="", help="part of a layer's name")
+    parser.add_argument("--only", default="", help="part of a layer's or a chain's name")
     parser.add_argument("--threads", default="1,2", help="1 or 2, or 1,2 for a fit")
     parser.add_argument("--within", type=float, default=1.6)
     parser.add_argument("--write", type=Path, help="docs/choice.md")
-    parser.add_argument("--keep", type=Path, help="JSON of finished cases, to go on from")
+    parser.add_argument("--keep", type=Path, help="JSON of what was measured, to go on from")
+    parser.add_argument("--lock", type=Path, help="file to lock while timing")
     chosen = parser.parse_args()
     options = replace(Options.from_env(isa=chosen.isa), force_native=True, verify=0)
     with torch.no_grad():
         if chosen.fit:
             counts = [int(n) for n in chosen.threads.split(",")]
-            fit(options, chosen.formats.split(",") if chosen.formats else list(FORMATS), counts)
+            formats = chosen.formats.split(",") if chosen.formats else list(FORMATS)
+            fit(options, measured(options, formats, counts, chosen))
             return
         threads = int(chosen.threads.split(",")[-1])
         machine = calibrated_machine(options, threads)
         cases = [c for c in suite_cases("layers", threads) if chosen.only in c.model]
-        text = report(judged(cases, options, machine, chosen.within, chosen.keep))
+        text = report(judged(cases, options, machine, chosen))
     print(text)
     if chosen.write:
         write_page(chosen.write, text)
 
 
 def judged(
-    cases: Sequence[Case], options: Options, machine: Machine, within: float, keep: Path | None
+    cases: Sequence[Case], options: Options, machine: Machine, chosen: argparse.Namespace
 ) -> list[Verdict]:
     """All verdicts; those in the file `keep` are not measured again."""
+    keep: Path | None = chosen.keep
     known = json.loads(keep.read_text()) if keep and keep.is_file() else {}
     found = []
     for case in cases:
         if case.key not in known:
-            verdict = judge(case, options, machine, within)
+            verdict = judge(case, options, machine, chosen.within, chosen.lock)
             known[case.key] = verdict.times if verdict is not None else ()
             if keep:
                 keep.write_text(json.dumps(known))

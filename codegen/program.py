@@ -122,7 +122,7 @@ class WeightEntry:
 
     kind: "packed" (in its storage format), "winograd" (so, transformed by `lowering/dense_conv.py`;
     `type` is the result's), "raw" (row-major), "mask" (an attention mask made
-    additive, keys outside), or "planes" in the layout of `type`. groups, taps: of a packed
+    additive, keys outside), or "planes" in the layout of `type`. groups, taps, strided: of a packed
     convolution; no taps for a linear. per_shape: depends on the bound sizes too. carried: holds a
     part for each sample.
     """
@@ -134,6 +134,7 @@ class WeightEntry:
     taps: int = 0
     per_shape: bool = False
     carried: bool = False
+    strided: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -22,6 +23,8 @@ from sparse_compiler.ops.conv import Conv
 from sparse_compiler.ops.pack import Pack, is_packed, packs_weight
 from sparse_compiler.passes.base import TORCH, Candidate, Context, Pass
 from sparse_compiler.passes.provenance import module_path, weight_facts, weight_sources
+
+log = logging.getLogger(__name__)
 
 MIN_GAIN = 1.05
 """A sparse format must beat dense by this much in the cost model."""
@@ -66,13 +69,18 @@ class ChooseFormats(Pass):
         best = wanted if wanted in times else best
         times[TORCH] = torch_ns(shape, context.machine, context.threads)
         density = shape.nnz / max(1, shape.rows * shape.columns)
-        judge = _Judge(best, times, taken, wanted, density, shape, context)
+        weight = node.inputs[node.op.weight_input or 0]
+        facts = weight_facts(graph, weight, context.facts)
+        judge = _Judge(best, times, taken, wanted, density, shape, facts, context)
         found = [
             Candidate(name, time, judge.refusal(name), taken.get(name))
             for name, time in sorted(times.items())
         ]
         found += [Candidate(name, float("nan"), reason) for name, reason in sorted(unfit.items())]
         context.candidates[node.name] = tuple(found)
+        log.info("%s: %s, predicted %.1f us", node.name, best, times[best] / 1e3)
+        for candidate in found:
+            log.debug("%s: %s", node.name, candidate.refused or f"taken: {candidate.format}")
         return best
 
 
@@ -86,6 +94,7 @@ class _Judge:
     wanted: str | None
     density: float
     shape: Shape
+    facts: Sequence[SparsityFacts]
     context: Context
 
     def refusal(self, name: str) -> No | None:
@@ -117,11 +126,10 @@ class _Judge:
 
     def _streams(self, name: str) -> bool:
         """True where the weight's bytes, not the arithmetic, set the predicted time."""
-        cost = FORMATS[name].cost_of(self.shape)
-        if cost is None:
-            return False
+        filled = stored_shape(self.shape, FORMATS[name], self.facts)
         fast = replace(self.context.machine, bytes_per_ns=1e9, cache_bytes_per_ns=1e9)
-        return cost.ns(self.shape, fast, self.context.threads) < 0.999 * self.times[name]
+        time = format_ns(FORMATS[name], filled, fast, self.context.threads)
+        return time < 0.999 * self.times[name]
 
 
 def _refusal(graph: Graph, node: Node, context: Context) -> No | None:
@@ -171,7 +179,8 @@ def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape | Con
 
 def stored_shape(shape: Shape, format_: Format, facts: Sequence[SparsityFacts]) -> Shape:
     """The shape with the elements that a format stores for such weights."""
-    return replace(shape, stored=sum(format_.stored(f) for f in facts))
+    stored, apart = (sum(map(count, facts)) for count in (format_.stored, format_.apart))
+    return replace(shape, stored=stored, apart=apart)
 
 
 def format_ns(format_: Format, shape: Shape, machine: Machine, threads: int) -> float:
@@ -241,7 +250,7 @@ def pattern_of(format_: str) -> str:
     Weights that agree in it may share a matrix: their densities differ, not where zeros may lie.
     """
     family = FORMATS[format_].family
-    return format_ if family in ("dense", "block", "nm") else "any"
+    return format_ if family in ("dense", "block", "nm", "compact", "split") else "any"
 
 
 def columns_hint(graph: Graph, node: Node, context: Context) -> int:

@@ -1,10 +1,11 @@
 """Every storage format on weights of its own pattern, against torch's dense kernels, interleaved.
 
-    python benchmarks/kernels/formats.py [--width 16|8] [--out FILE] [--only TEXT]
+    python benchmarks/kernels/formats.py [--width 16|8] [--out FILE] [--only TEXT] [--library DIR]
 
 Linears: F.linear (MKL) and oneDNN with its weight packed ahead. Convolutions: oneDNN, and csr at
-the same density. Medians. Lines go to FILE; what is there already is not measured again. Width 8 is
-AVX2 for all: set ONEDNN_MAX_CPU_ISA=AVX2 and MKL_ENABLE_INSTRUCTIONS=AVX2.
+the same density. Medians. Lines go to FILE; what is there already is not measured again; DIR keeps
+the compiled kernels. Width 8 is AVX2 for all: set ONEDNN_MAX_CPU_ISA=AVX2 and
+MKL_ENABLE_INSTRUCTIONS=AVX2.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ CONV_CASES = (
     *((name, d) for d in (0.5, 0.1) for name in ("csr", "block_4x1", "block_8x1", "block_16x1")),
     ("nm_2_4", 0.5), ("nm_1_4", 0.25), ("dense", 1.0),
 )  # fmt: skip
+SPLITS = ("rows", "columns", "rows_csr", "columns_csr", "nm_2_4_csr")
+RIVALS = ("csr", "block_4x1", "sorted_4x1", "dense")
 ROUNDS, NATIVE_RUNS, TORCH_RUNS = 7, 15, 5
 
 
@@ -59,6 +62,19 @@ def patterned(shape: tuple[int, ...], format_: str, density: float) -> Tensor:
     else:
         kept = torch.rand(rows, columns) < density
     return torch.randn(shape) * kept.reshape(shape)
+
+
+def standing_out(shape: tuple[int, int], format_: str, share: float) -> Tensor:
+    """Numbers in a share of the rows or columns, or 2:4; for a split in a twentieth of the others,
+    or in a hundredth of all."""
+    kept = torch.rand(shape) < (0.05 if format_.endswith("csr") else 0)
+    if format_.startswith("nm"):
+        kept = patterned(shape, "nm_2_4", 0.5).bool() | (torch.rand(shape) < 0.01)
+    elif format_.startswith("rows"):
+        kept[torch.randperm(shape[0])[: int(share * shape[0])]] = True
+    else:
+        kept[:, torch.randperm(shape[1])[: int(share * shape[1])]] = True
+    return torch.randn(shape) * kept
 
 
 class NativeLinear:
@@ -141,6 +157,19 @@ def linear_lines(lib: ctypes.CDLL, width: int, shape: tuple[int, int]) -> dict[s
     return medians(timed)
 
 
+def split_lines(lib: ctypes.CDLL, width: int, shape: tuple[int, int]) -> dict[str, float]:
+    """Microseconds by "format pattern share", of formats that could store the same weight."""
+    timed: dict[str, Timed | Native | NativeLinear | Torch] = {}
+    timed |= torch_linears(torch.randn(shape))
+    for format_ in SPLITS:
+        for share in (0.5, 0.1)[: 1 if format_.startswith("nm") else 2]:
+            weight = standing_out(shape, format_, share)
+            for rival in (format_, *RIVALS):
+                made = NativeLinear(lib, width, rival, weight)
+                timed[f"{rival} {format_}:{share:g}"] = made
+    return medians(timed)
+
+
 def conv_lines(lib: ctypes.CDLL, width: int, layer: Layer) -> dict[str, float]:
     """Microseconds by "format density", "onednn"."""
     shape = (layer.rows, layer.channels, layer.kernel, layer.kernel)
@@ -174,6 +203,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("formats.jsonl"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--library", type=Path, help="folder for the compiled kernels")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
@@ -181,11 +211,12 @@ def main() -> None:
     if chosen.out.exists():
         done = dict(json.loads(line) for line in chosen.out.read_text().splitlines())
     with tempfile.TemporaryDirectory() as folder:
-        lib = build(chosen.width, Path(folder))
+        lib = build(chosen.width, chosen.library or Path(folder))
         cases: dict[str, Callable[[], dict[str, float]]] = {}
         for shape in LINEARS:
             key = f"W{chosen.width} linear {shape[0]}x{shape[1]}"
             cases[key] = lambda shape=shape: linear_lines(lib, chosen.width, shape)
+            cases[f"{key} split"] = lambda shape=shape: split_lines(lib, chosen.width, shape)
         for layer in CONVS:
             key = f"W{chosen.width} conv {layer.name}"
             cases[key] = lambda layer=layer: conv_lines(lib, chosen.width, layer)

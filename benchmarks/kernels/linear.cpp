@@ -111,7 +111,7 @@ int main(int argc, char** argv) {
     const auto weight = weight_for(s, f, density);
     int64_t nnz = 0;
     for (float w : weight) nnz += w != 0;
-    const Layer layer{s.M, s.K, nnz, s.n, 0, W};
+    const Layer layer{s.M, s.K, nnz, s.n, 0, W, 0};
     Tiles tiles{0, 0, 0, f.p, f.q, kF32};
     f.tiles(&layer, &tiles);
     int32_t* forced[] = {&tiles.k_tile, &tiles.panel_vectors, &tiles.row_block};

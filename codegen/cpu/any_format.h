@@ -29,6 +29,9 @@ constexpr AnyFormat kAnyFormat[] = {
     {"nm_2_4", 2, 4, SC_FORMAT(nm)},      {"nm_1_4", 1, 4, SC_FORMAT(nm)},
     {"nm_3_7", 3, 7, SC_FORMAT(nm)},      {"nm_4_8", 4, 8, SC_FORMAT(nm)},
     {"nm_2_16", 2, 16, SC_FORMAT(nm)},    {"nm_5_20", 5, 20, SC_FORMAT(nm)},
+    {"rows", 1, 0, SC_FORMAT(compact)},   {"columns", 0, 1, SC_FORMAT(compact)},
+    {"rows_csr", 1, 0, SC_FORMAT(split)}, {"columns_csr", 0, 1, SC_FORMAT(split)},
+    {"nm_2_4_csr", 2, 4, SC_FORMAT(split)},
 };
 #undef SC_FORMAT
 
@@ -51,6 +54,11 @@ void with_format(const PackedHeader* h, const Kernel& kernel) {
   if (h->format == kBlock && h->p == 1) return h->q == 4 ? SC_BLOCK(1, 4) : SC_BLOCK(1, 16);
   if (h->format == kBlock && h->q == 1) return SC_BLOCK(4, 1);
   if (h->format == kBlock) return h->q == 4 ? SC_BLOCK(4, 4) : SC_BLOCK(4, 8);
+  if (h->format == kCompact) return SC_APPLY(apply_compact(h, share, source, y, ldy, scratch, e));
+  if (h->format == kSplit && h->q > 1)
+    return SC_APPLY(apply_split<true>(h, share, source, y, ldy, scratch, e));
+  if (h->format == kSplit)
+    return SC_APPLY(apply_split<false>(h, share, source, y, ldy, scratch, e));
   SC_APPLY(apply_nm(h, share, source, y, ldy, scratch, e));
 #undef SC_BLOCK
 #undef SC_APPLY

@@ -7,6 +7,7 @@
 #include "linear_csr.h"
 #include "linear_dense.h"
 #include "linear_nm.h"
+#include "linear_split.h"
 #include "window.h"
 
 namespace sc {
@@ -22,11 +23,13 @@ struct ConvWork {
   ConvWork(const PackedHeader* h, const Window& w) {
     double weights = 0;
     const PackedHeader* own = h;
-    for (int64_t g = 0; g < h->groups; g++, own = next_group(own)) weights += double(own->nnz);
+    const int64_t blobs = h->format == kSplit ? 1 : h->groups;
+    for (int64_t g = 0; g < blobs; g++, own = next_group(own)) weights += double(own->nnz);
     const double rows = double(h->rows * h->groups);
-    const bool rows_alone = h->format == kCsr || h->format == kBitmap;
+    const bool rows_alone =
+        h->format == kCsr || h->format == kBitmap || h->format == kSplit;
     sums = rows_alone ? .15 * weights + 1.2 * rows * double(h->tiles())
-                      : (h->format == kBlock ? .08 : .13) * weights;
+                      : (h->format == kBlock || h->format == kCompact ? .08 : .13) * weights;
     const double copy = w.plain() ? 1.04 : w.shifted() ? .81 : 2.1;
     copies = (W == 16 ? copy : .6 * copy) * double(h->cols * h->groups);
     seam = 50 * rows * double(h->tiles());
@@ -147,6 +150,24 @@ void conv_bitmap(Team& team, const void* packed, const Window& w, const float* x
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
     apply_bitmap<T>(h, share, source, y, ldy, scratch, epilogue);
+  });
+}
+
+template <class T = float, class Epilogue>
+void conv_compact(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+                  float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_compact<T>(h, share, source, y, ldy, scratch, epilogue);
+  });
+}
+
+template <bool groups, class T = float, class Epilogue>
+void conv_split(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
+                float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  with_window(team, packed, w, x, ldx, scratch,
+              [&](const PackedHeader* h, const Share& share, const auto& source) {
+    apply_split<groups, T>(h, share, source, y, ldy, scratch, epilogue);
   });
 }
 

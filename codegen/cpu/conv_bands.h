@@ -1,7 +1,7 @@
-// Sparse 3 x 3 convolutions over bands of image rows. A panel holds each input row once, however
-// many taps read it: output row i reads row stride * i + dy of the panel under tap (dy, dx). What
-// is left, dx, moves the sums instead of the inputs: the non-zeros of a row of the weight stand dx
-// by dx, and between two of them the sums move by one lane,
+// Sparse 3 x 3 convolutions of stride 1 over bands of image rows. A panel holds each input row
+// once, however many taps read it: output row i reads row i + dy of the panel under tap (dy, dx).
+// What is left, dx, moves the sums instead of the inputs: the non-zeros of a row of the weight
+// stand dx by dx, and between two of them the sums move by one lane,
 //   y[o] = sum_dx a_dx[o + dx],  a_dx[l] = sum_(c, dy) w[c, dy, dx] x[c, row + dy, l].
 // So tiles are nine times as deep as those of window.h, and what is copied for them a ninth. Sums
 // wait in the thread's own memory: y is written once, image rows in order.
@@ -13,19 +13,18 @@ namespace sc {
 
 constexpr int kBandHigh = 8;            // widest instance, in vectors of one panel
 constexpr int64_t kBandSums = 1 << 19;  // most bytes of partial sums
-constexpr int kBandDepth = (kBandHigh - 1) * 2 + 3;
 constexpr int kBandStrips = 16;
 
 // How an output is cut: samples x bands of vectors below one another x strips of columns. A vector
 // is `fold` rows of `lanes` columns each, of which `strip` are outputs.
 struct Bands {
-  int64_t fold, lanes, strip, lead, strips, high, bands, count, depth, phases;
+  int64_t fold, lanes, strip, lead, strips, high, bands, count, depth;
 
   Bands(const Window& w) {
-    const int64_t stride = w.stride[1], width = w.out[2];
-    fold = 1, lanes = W, lead = stride == 1 ? 2 : 1;
+    const int64_t width = w.out[2];
+    fold = 1, lanes = W, lead = 2;
     // One strip needs no column to its left: the sums come round from an empty lane.
-    if (stride == 1 && w.pad[2] == 1 && w.in[2] < W) {
+    if (w.pad[2] == 1 && w.in[2] < W) {
       while (W / (2 * fold) > w.in[2] && fold * w.in[2] + w.in[2] <= 2 * W) fold *= 2;
       lanes = W / fold, lead = 1;
     }
@@ -37,11 +36,10 @@ struct Bands {
     high = (vectors + bands - 1) / bands;
     bands = (vectors + high - 1) / high;
     count = w.samples * bands;
-    depth = (high - 1) * fold * stride + w.kernel[1];
-    phases = stride;
+    depth = (high - 1) * fold + w.kernel[1];
   }
   int64_t panel_floats(const PackedHeader* h) const {  // of one strip
-    return (h->k_tile / 9 + 1) * depth * phases * W;
+    return (h->k_tile / 9 + 1) * depth * W;
   }
   int64_t pitch() const { return strips * high * W; }  // of partial sums, between rows of y
 };
@@ -50,12 +48,12 @@ struct Bands {
 inline bool in_bands(const PackedHeader* h, const Window& w) {
   if (h->format != kCsr || h->groups != 1 || !by_columns(h) || w.transposed || w.in[0] != 1 ||
       w.out[0] != 1 || w.kernel[0] != 1 || w.kernel[1] != 3 || w.kernel[2] != 3 ||
-      w.stride[1] != w.stride[2] || w.stride[1] > 2 || w.dilation[1] != 1 || w.dilation[2] != 1 ||
-      w.pad[0] != 0 || w.in[1] * w.in[2] < 3 * W)
+      w.strided() || w.dilation[1] != 1 || w.dilation[2] != 1 || w.pad[0] != 0 ||
+      w.in[1] * w.in[2] < 3 * W)
     return false;
   const Bands bands(w);
   const int64_t used = w.out[1] * w.out[2], all = bands.strips * bands.bands * bands.high * W;
-  return 4 * used >= 3 * all && bands.depth <= kBandDepth && bands.strips <= kBandStrips &&
+  return 4 * used >= 3 * all && bands.strips <= kBandStrips &&
          h->rows * bands.pitch() * 4 <= kBandSums;
 }
 
@@ -76,34 +74,33 @@ struct Band {
 };
 
 // Reads the input rows under one band; what it finds out once serves every channel.
-// Lane (f, l) of vector r of strip s is row from + r + f * stride, column begin(s) + l * stride.
+// Lane (f, l) of vector r of strip s is row from + r + f, column begin(s) + l.
 struct BandReader {
   const Window& w;
   const Bands& all;
   const float* x;
-  int64_t ldx, depth, from, begin, apart;  // apart: input columns between two strips
-  int64_t first;                           // of the plane's row: input row `from`, column `begin`
+  int64_t ldx, depth, from, begin;
+  int64_t first;  // of the plane's row: input row `from`, column `begin`
   VI lane, rows, inside[kBandStrips];
   bool pair;
 
-  SC_INLINE BandReader(const Window& w, const Bands& all, const Band& b, int64_t phase,
-                      const float* x, int64_t ldx)
+  SC_INLINE BandReader(const Window& w, const Bands& all, const Band& b, const float* x,
+                       int64_t ldx)
       : w(w), all(all), x(x), ldx(ldx),
-        depth((b.vectors - 1) * all.fold * w.stride[1] + w.kernel[1]) {
+        depth((b.vectors - 1) * all.fold + w.kernel[1]) {
     typedef uint32_t VU __attribute__((vector_size(W * 4), aligned(4), may_alias));
-    const int64_t stride = w.stride[1], width = w.in[2];
-    from = b.y0 * stride - w.pad[1];
-    begin = stride == 1 ? 2 - all.lead - w.pad[2] : -phase - w.pad[2];
-    apart = all.strip * stride;
+    const int64_t width = w.in[2];
+    from = b.y0 - w.pad[1];
+    begin = 2 - all.lead - w.pad[2];
     first = (b.sample * w.in[1] + from) * width + begin;
     VI column;
     for (int l = 0, f = 0, i = 0; l < W; l++, i++) {
       if (i == all.lanes) f++, i = 0;
-      lane[l] = int32_t(f * stride * width + i * stride);
-      rows[l] = int32_t(from + f * stride), column[l] = int32_t(begin + i * stride);
+      lane[l] = int32_t(f * width + i);
+      rows[l] = int32_t(from + f), column[l] = int32_t(begin + i);
     }
     pair = lane[W - 1] >= W;
-    for (int64_t s = 0; s < all.strips; s++, column += int32_t(apart))
+    for (int64_t s = 0; s < all.strips; s++, column += int32_t(all.strip))
       inside[s] = (VU)column < VU{} + uint32_t(width);
   }
 
@@ -115,16 +112,17 @@ struct BandReader {
       r0 = from < 0 ? -from : 0;
       r1 = min64(depth, w.in[1] - from);
       while (r0 < r1 && first + r0 * w.in[2] < 0) r0++;
-      while (r0 < r1 && first + (r1 - 1) * w.in[2] + (all.strips - 1) * apart + W > ldx) r1--;
+      while (r0 < r1 && first + (r1 - 1) * w.in[2] + (all.strips - 1) * all.strip + W > ldx)
+        r1--;
     }
     for (int64_t c = 0; c < count && r0 < r1; c++) {
       const float* row = plane + c * ldx + first + r0 * w.in[2];
       for (int64_t r = r0; r < r1; r++, row += w.in[2]) {
         const float *here = row, *soon = row + 2 * ldx;
         float* to = out + (r * step + c) * W;
-        for (int64_t s = 0; s < all.strips; s++, here += apart, soon += apart, to += panel) {
-          __builtin_prefetch(soon);
-          store(to, and_mask(load(here), inside[s]));
+        for (int64_t s = 0; s < all.strips; s++, to += panel) {
+          __builtin_prefetch(soon + s * all.strip);
+          store(to, and_mask(load(here + s * all.strip), inside[s]));
         }
       }
     }
@@ -137,7 +135,7 @@ struct BandReader {
   void copy_row(const float* plane, int64_t r, int64_t s, int64_t count, float* out) const {
     typedef uint32_t VU __attribute__((vector_size(W * 4), aligned(4), may_alias));
     const VI keep = inside[s] & ((VU)(rows + int32_t(r)) < VU{} + uint32_t(w.in[1]));
-    const int64_t pos = first + r * w.in[2] + s * apart, high = ldx - (pair ? 2 * W : W);
+    const int64_t pos = first + r * w.in[2] + s * all.strip, high = ldx - (pair ? 2 * W : W);
     const int64_t at = pos < 0 ? 0 : pos > high ? high : pos;
     const VI own = lane + int32_t(pos - at);
     const float* here = plane + at;
@@ -156,7 +154,7 @@ struct BandSegment {
 };
 
 // NB vectors of the sums of each row. x: of each dx, where its rows of the panel begin; `step`
-// floats between what two vectors read; between two dx the lanes move as `turn` says.
+// floats between what two vectors read; between two dx the lanes move by one, as `turn` says.
 template <int NB, class T>
 __attribute__((noinline)) void csr_band(const BandSegment<T>& s, const float* const* x,
                                         int64_t step, const VI* turn, float* sums,
@@ -190,7 +188,7 @@ __attribute__((noinline)) void csr_band(const BandSegment<T>& s, const float* co
       for (int j = 0; j < NB; j++) {
 #pragma GCC unroll 4
         for (int c = 1; c < chains; c++) sum[0][j] += sum[c][j];
-        if (d < 2) sum[0][j] = permute(sum[0][j], turn[d]);
+        if (d < 2) sum[0][j] = permute(sum[0][j], *turn);
       }
     }
 #pragma GCC unroll 16
@@ -201,7 +199,7 @@ __attribute__((noinline)) void csr_band(const BandSegment<T>& s, const float* co
 
 template <class T>
 using BandKernel = void (*)(const BandSegment<T>&, const float* const*, int64_t,
-                                 const VI*, float*, int64_t, bool);
+                            const VI*, float*, int64_t, bool);
 
 template <class T, int NB = 1>
 SC_INLINE BandKernel<T> band_kernel(int64_t vectors) {
@@ -210,7 +208,7 @@ SC_INLINE BandKernel<T> band_kernel(int64_t vectors) {
   return csr_band<NB, T>;
 }
 
-SC_INLINE void store_lanes(float* out, V v, int64_t lanes) {
+SC_INLINE void store_band_end(float* out, V v, int64_t lanes) {
   float own[W];
   store(own, v);
   const float* from = own;
@@ -247,14 +245,14 @@ SC_INLINE void finish_band(const Window& w, const Bands& all, const Band& b,
         if (at + W <= end) {
           const V v = epilogue(permute(sum, lane[f]), m, at);
           if (at + W <= after) store(y + m * ldy + at, v);
-          else store_lanes(y + m * ldy + at, v, columns);
+          else store_band_end(y + m * ldy + at, v, columns);
           continue;
         }
         const auto back = int32_t(at + W - end);
         const V v = epilogue(permute(sum, lane[f] - back), m, at - back);
         VI lanes = {};
         for (int l = 0; l < W; l++) lanes[l] = l + back;
-        store_lanes(y + m * ldy + at, permute(v, lanes), columns);
+        store_band_end(y + m * ldy + at, permute(v, lanes), columns);
       }
       if (++f == all.fold) f = 0, own += W;
     }
@@ -269,7 +267,7 @@ inline BandShare divide_bands(const Team& team, const PackedHeader* h, const Ban
   const int64_t blocks = h->blocks();
   const double vectors = double(bands.high * bands.strips);
   const double sums = .17 * double(h->nnz) * vectors;
-  const double copies = .8 * double(h->cols / 9 * bands.phases * bands.depth * bands.strips);
+  const double copies = .8 * double(h->cols / 9 * bands.depth * bands.strips);
   const double seam = 80 * double(h->rows);
   int64_t row_parts = 1;
   double least = 0;
@@ -291,31 +289,29 @@ template <class T>
 SC_INLINE void sum_band(const PackedHeader* h, const Window& w, const Bands& bands,
                         const Band& b, const BandShare& share, const float* x, int64_t ldx,
                         float* panel, float* sums) {
-  const int64_t stride = w.stride[1], channels = h->k_tile / 9, step = channels + 1;
+  const int64_t channels = h->k_tile / 9, step = channels + 1;
   const int64_t wide = bands.panel_floats(h);
-  const int64_t phase = bands.depth * step * W;  // floats
-  VI turn[2] = {};
-  for (int l = 0; l < W; l++) turn[0][l] = l - 1, turn[1][l] = stride == 1 ? l - 1 : l;
+  VI turn = {};
+  for (int l = 0; l < W; l++) turn[l] = l - 1;
   const auto kernel = band_kernel<T>(b.vectors);
   const auto* index = section<uint16_t>(h, h->index_at);
   const auto* value = section<T>(h, h->value_at);
   const auto* counts = section<uint16_t>(h, counts_at(h));
   for (int64_t t = 0; t < h->tiles(); t++) {
     const int64_t c0 = t * channels, count = min64(channels, h->cols / 9 - c0);
-    for (int64_t i = 0; i < stride; i++)
-      BandReader(w, bands, b, i, x, ldx).copy(c0, count, step, wide, panel + i * phase);
+    BandReader(w, bands, b, x, ldx).copy(c0, count, step, wide, panel);
     const auto* row = section<RowEntry>(h, h->row_at) + t * h->rows;
     const int64_t* start = section<int64_t>(h, h->segment_at) + t * h->blocks();
     for (int64_t s = 0; s < bands.strips; s++) {
       const float* base[3];
       for (int d = 0; d < 3; d++)
-        base[d] = panel + s * wide + (stride == 2 && d == 1 ? phase : 0) - d * 3 * step * W;
+        base[d] = panel + s * wide - d * 3 * step * W;
       for (int64_t i = share.block0; i < share.block1; i++) {
         const int64_t first = i * h->row_block, rows = min64(h->row_block, h->rows - first);
         const BandSegment<T> segment{{row + first, rows, index + start[i], value + start[i], 4},
                                  counts + 3 * (t * h->rows + first)};
         float* out = sums + (first - share.block0 * h->row_block) * bands.pitch();
-        kernel(segment, base, bands.fold * stride * step * W, turn, out + s * bands.high * W,
+        kernel(segment, base, bands.fold * step * W, &turn, out + s * bands.high * W,
                bands.pitch(), t == 0);
       }
     }

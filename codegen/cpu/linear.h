@@ -5,3 +5,4 @@
 #include "linear_csr.h"
 #include "linear_nm.h"
 #include "linear_rows.h"
+#include "linear_split.h"

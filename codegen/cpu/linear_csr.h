@@ -135,7 +135,7 @@ SC_INLINE void apply_csr(const PackedHeader* h, const Share& share, const Source
     const auto* index = section<uint16_t>(own, own->index_at);
     const auto* value = section<T>(own, own->value_at);
     const int64_t* start = section<int64_t>(own, own->segment_at) + t * own->blocks();
-    const bool last = t == own->tiles() - 1;
+    const bool last = share.last(own, t);
     for (int64_t b0 = share.block0, b1; b0 < share.block1; b0 = b1) {
       for (b1 = b0 + 1; b1 < share.block1; b1++)
         if ((start[b1 + 1] - start[b0]) * int64_t(2 + sizeof(T)) > kCsrGroupBytes) break;
@@ -149,7 +149,8 @@ SC_INLINE void apply_csr(const PackedHeader* h, const Share& share, const Source
           const int64_t height = min64(own->row_block, own->rows - row0);
           const CsrSegment<T> s{row + row0, height, index + start[b], value + start[b],
                                 rows_ahead(start[b + 1] - start[b], height, wide)};
-          kernel(s, panel, y, ldy, g * own->rows + row0, v * W, t == 0, last, epilogue);
+          kernel(s, panel, y, ldy, g * own->rows + row0, v * W, share.first(t), last,
+                 epilogue);
         }
       }
     }

@@ -8,6 +8,8 @@
 //   block:  [k tile][row block][block row, sorted by count][group of rows][block][column][row]
 //   nm:     [k tile][row][entry]: p entries for each q columns, padded with zeros
 //   bitmap: csr, with a bit for each number of the tile instead of indices
+//   compact: [k tile][row block][four rows][column][row]: rows or columns that hold a non-zero
+//   split:  two blobs, compact or nm and then csr, of the same tiles; the weight is their sum
 #pragma once
 #include <cstdint>
 
@@ -15,7 +17,8 @@ namespace sc {
 
 constexpr uint32_t kPackedMagic = 0x4b504353;  // "SCPK", little endian
 constexpr uint32_t kPackedVersion = 3;
-enum PackedFormat : uint32_t { kCsr = 1, kDense = 2, kRows = 3, kBlock = 4, kNm = 5, kBitmap = 6 };
+enum PackedFormat : uint32_t { kCsr = 1, kDense = 2, kRows = 3, kBlock = 4, kNm = 5, kBitmap = 6,
+                               kCompact = 7, kSplit = 8 };
 enum ValueType : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2 };
 
 constexpr int kMaxTile = 65535;      // indices and counts are 16 bits
@@ -42,21 +45,26 @@ struct PackedHeader {
   int32_t row_block;      // rows sorted together (csr); rows sharing a loaded x (dense)
   int64_t rows, cols, nnz;
   int64_t bytes;  // of this matrix, a multiple of 64
-  // csr, block, bitmap: int64[blocks + 1], numbers before each row block (all tiles): what threads
-  // divide by; rows: int64[blocks], bytes from the header to each row block
+  // csr, block, bitmap, compact, split: int64[blocks + 1], numbers before each row block (all
+  // tiles): what threads divide by; rows: int64[blocks], bytes from the header to each row block
   int64_t prefix_at;
   // csr, block, bitmap: int64[tiles * blocks + 1], the first number of each (tile, block); of block
-  // in units of p * q numbers
+  // in units of p * q numbers; compact: int64[tiles + 1], the first of the columns of each tile
   int64_t segment_at;
   int64_t row_at;    // RowEntry of each row (block row) of each tile, tile by tile
-  int64_t index_at;  // csr: uint16[nnz], row within the k tile; block: uint16[nnz / (p q)]
-  int64_t value_at;  // numbers of type `values`
+  // csr: uint16[nnz], row within the k tile; block: uint16[nnz / (p q)]; compact: uint16[columns];
+  // split: the first blob
+  int64_t index_at;
+  int64_t value_at;  // numbers of type `values`; split: the second blob
   // A grouped weight is this many matrices of the same sizes and tiles, one behind the other.
   int64_t groups;
   int32_t values;  // ValueType
-  int32_t p, q;    // block: rows and columns of a block; nm: N and M; csr: p = 3 or 0
+  // block: rows and columns of a block; nm: N and M; csr: p = 3 or 0; compact: 1 for what is left
+  // out, rows or columns; split: those of the first part
+  int32_t p, q;
   int32_t reserved;
-  int64_t order_at;  // block: int32[rows], the row of the weight that each stored row is; or 0
+  // block, compact: int32[rows], the row of the weight that each stored row is; or 0
+  int64_t order_at;
 
   int64_t blocks() const { return (rows + row_block - 1) / row_block; }
   int64_t tiles() const { return (cols + k_tile - 1) / k_tile; }
@@ -86,6 +94,13 @@ inline int64_t panel_row(const PackedHeader* h, int64_t channel, int64_t tap) {
 // Rows of the panels of a tile of `depth` columns.
 inline int64_t panel_rows(const PackedHeader* h, int64_t depth) {
   return by_columns(h) ? h->k_tile + 9 : depth;
+}
+
+// Rows of row blocks [b0, b1) of a compact blob that are stored.
+inline int64_t live_rows(const PackedHeader* h, int64_t b0, int64_t b1) {
+  const int64_t* prefix = section<int64_t>(h, h->prefix_at);
+  const int64_t columns = section<int64_t>(h, h->segment_at)[h->tiles()];
+  return columns ? (prefix[b1] - prefix[b0]) / columns : 0;
 }
 
 // Panels of x that are copied together and then serve a whole row group: half of a small L2.
@@ -140,12 +155,24 @@ inline int64_t own_floats(const PackedHeader* h) {
   }
   const int64_t tile = h->k_tile < h->cols ? h->k_tile : h->cols;
   if (h->format == kDense && h->values != kF32) return tile * h->row_block;
-  return h->format == kBitmap ? (int64_t(h->row_block) * tile + 1) / 2 + 2 : 0;  // 4 read ahead
+  return h->format == kBitmap ? (int64_t(h->row_block) * tile + 1) / 2 + 4 : 0;  // 8 written ahead
+}
+
+// Floats of scratch that a thread needs to apply a weight: its panels, and its own.
+inline int64_t applied_floats(const PackedHeader* h, int width) {
+  if (h->format == kSplit) {
+    const int64_t first = applied_floats(section<PackedHeader>(h, h->index_at), width);
+    const int64_t rest = applied_floats(section<PackedHeader>(h, h->value_at), width);
+    return first > rest ? first : rest;
+  }
+  const int64_t depth = panel_rows(h, h->k_tile < h->cols ? h->k_tile : h->cols);
+  return group_vectors(h, width) * depth * width + own_floats(h);
 }
 
 // Whether threads divide rows by the numbers in them.
 inline bool counts_work(const PackedHeader* h) {
-  return h->format == kCsr || h->format == kBlock || h->format == kBitmap;
+  return h->format == kCsr || h->format == kBlock || h->format == kBitmap ||
+         h->format == kCompact || h->format == kSplit;
 }
 
 // A weight to pack: fp32 [M, K], rows ldw floats apart. groups: M / groups rows to each, which read
@@ -162,10 +189,11 @@ struct Tiles {
 
 // What tiles are chosen for. M, K, nnz: of one group; n: columns expected, 0 if unknown (a blob
 // serves any number); taps: of a convolution, whose channels have so many columns each, 0 for a
-// linear; width: the kernels' floats per vector, 4, 8 or 16.
+// linear; width: the kernels' floats per vector, 4, 8 or 16; strided: whether neighbours in y read
+// what are not neighbours in x.
 struct Layer {
   int64_t M, K, nnz, n, taps;
-  int32_t width;
+  int32_t width, strided;
 };
 
 }  // namespace sc
@@ -189,6 +217,8 @@ SC_PACKED_FORMAT(block)
 SC_PACKED_FORMAT(sorted)  // block, its rows put in an order that fills blocks
 SC_PACKED_FORMAT(nm)
 SC_PACKED_FORMAT(bitmap)
+SC_PACKED_FORMAT(compact)
+SC_PACKED_FORMAT(split)
 #undef SC_PACKED_FORMAT
 
 // A dense weight that stays where it is: pieces one below the other, each [rows[i], K] without gaps.

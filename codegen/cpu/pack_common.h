@@ -211,10 +211,13 @@ inline int even_panels(int64_t n, int width, int64_t good, int64_t widest) {
   return int((vectors + panels - 1) / std::max<int64_t>(panels, 1));
 }
 
-// The tiles of csr, with columns in whole units.
+// The tiles of csr, with columns in whole units; of rows of a panel, not by columns of a kernel.
 inline void csr_like_tiles(const Layer& layer, int unit, Tiles& tiles) {
+  Layer plain = layer;
   Tiles csr = tiles;
-  sc_csr_tiles(&layer, &csr);
+  csr.p = 0;
+  sc_csr_tiles(&plain, &csr);
+  if (csr.p) plain.n = 0, sc_csr_tiles(&plain, &csr);  // too few for that, and as good as many here
   tiles.k_tile = (csr.k_tile + unit - 1) / unit * unit;
   tiles.panel_vectors = csr.panel_vectors;
   tiles.row_block = csr.row_block;

@@ -173,15 +173,25 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
   // loop over one layer, whose branches are known by heart, tiles of L1's size are better.
   const double density = double(l.nnz) / (double(l.M) * double(l.K));
   if (l.taps == 1) {
-    const int64_t most = density >= .15 ? 56 : density >= .07 ? 80 : density >= .03 ? 128 : 192;
+    // Wide panels of L1's size where they cost no more tiles, or each row of a tile is long: 5 to
+    // 12 % of a layer at 50 and 70 % zeros.
+    const bool short_rows = l.K * 7 * 64 <= 42 << 10, long_rows = density >= .15 && l.K >= 192;
+    const bool wide = l.width == 16 && (short_rows || long_rows);
+    if (wide) tiles.panel_vectors = even_panels(l.n, l.width, 7, 8);
+    const int64_t most = wide             ? 42
+                         : density >= .15 ? 56
+                         : density >= .07 ? 80
+                         : density >= .03 ? 128
+                                          : 192;
     tiles.k_tile = even_tiles(most, l.K, tiles.panel_vectors * l.width * 4);
     return;
   }
   // By columns, tiles whose panels of image rows fill most of a first cache (conv_bands.h), where
-  // padding is little: 4.5 zeros for each row of a tile. At width 8 the bands waste too much.
+  // padding is little: 4.5 zeros for each row of a tile. At width 8 the bands waste too much, at
+  // stride 2 they are four times as large: 256 channels, 28 x 28, 70 % zeros, 277 us, windows 244.
   const int64_t channels = l.K / 9, tiles_of_64 = std::max<int64_t>((channels + 63) / 64, 1);
   const int64_t each = (channels + 4 * tiles_of_64 - 1) / (4 * tiles_of_64) * 4;
-  if (l.width == 16 && l.taps == 9 && l.K % 36 == 0 && l.n >= 49 &&
+  if (l.width == 16 && l.taps == 9 && !l.strided && l.K % 36 == 0 && l.n >= 49 &&
       density * 9 * double(each) >= 24) {
     tiles.p = 3;
     tiles.k_tile = int(9 * each);

@@ -14,8 +14,7 @@ namespace sc {
 // Floats of scratch, 64-byte aligned, that each thread must bring.
 inline int64_t linear_scratch_floats(const void* packed) {
   if (is_decode(packed)) return decode_scratch_floats(packed);
-  const auto* h = static_cast<const PackedHeader*>(packed);
-  return group_vectors(h, W) * panel_rows(h, min64(h->k_tile, h->cols)) * W + own_floats(h);
+  return applied_floats(static_cast<const PackedHeader*>(packed), W);
 }
 
 // Fetches what an epilogue will read at (row, col), where it has operands in planes and says so.
@@ -46,6 +45,11 @@ struct Share {
   int64_t group0 = 0, group1 = 1;
   int64_t tile0 = 0, tile1 = INT64_MAX;
   int64_t copied = 0;  // vector1 of the share before, if scratch holds its panels of this tile
+  bool opens = true, closes = true;  // no other weight adds to the sums before, or after
+
+  // Whether k tile t begins the sums, or ends them.
+  bool first(int64_t t) const { return opens && t == 0; }
+  bool last(const PackedHeader* h, int64_t t) const { return closes && t == h->tiles() - 1; }
 };
 
 // Work before row block b: its non-zeros, and two for each row and tile (load, store, branch).

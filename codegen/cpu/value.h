@@ -44,18 +44,9 @@ SC_INLINE float number(T v) {
   return From::scaled(f);
 }
 
-// W halves into the upper halves of W lanes. With AVX-512 one permutation, where the conversion
-// takes four instructions.
+// W halves into the upper halves of W lanes. (One permutation of a vector twice as wide takes 11
+// times as long: it is made in memory, and a wide load waits for the narrow store before it.)
 SC_INLINE VI upper_halves(const void* p) {
-#ifdef __AVX512BW__
-  if constexpr (W == 16) {
-    TwiceHalves order;
-    for (int i = 0; i < 2 * W; i++) order[i] = uint16_t(i / 2);
-    TwiceHalves lower = {};
-    __builtin_memcpy(&lower, p, W * 2);
-    return (VI)__builtin_shuffle(lower, order);
-  }
-#endif
   return (VI)(__builtin_convertvector(*(const Halves*)p, VU) << 16);
 }
 

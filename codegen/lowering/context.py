@@ -266,6 +266,7 @@ class Lowering:
         *,
         groups: int = 1,
         taps: int = 0,
+        strided: bool = False,
         type_: TensorType | None = None,
     ) -> int:
         """Number of a constant, stored as `kind` (see `WeightEntry`), expanded to `type_`."""
@@ -274,7 +275,8 @@ class Lowering:
         key = (name, kind, type_)
         if key not in self.weights:
             per_shape = name not in self.graph.weight_time or kind in ("planes", "mask")
-            self.weights[key] = WeightEntry(name, type_, kind, groups, taps, per_shape, carried)
+            of_conv = (groups, taps, per_shape, carried, strided)
+            self.weights[key] = WeightEntry(name, type_, kind, *of_conv)
         return list(self.weights).index(key)
 
     def vector(self, name: str) -> Vector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparse_compiler.codegen.lowering import lowers
+from sparse_compiler.codegen.lowering import always, lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.images import SAME
 from sparse_compiler.codegen.lowering.norms import in_planes, source
@@ -19,12 +19,14 @@ from sparse_compiler.codegen.operands import (
     Written,
 )
 from sparse_compiler.errors import CodegenError
+from sparse_compiler.ir.expr import Arg as ExprArg
 from sparse_compiler.ir.expr import Expr
 from sparse_compiler.ir.graph import Node
 from sparse_compiler.ir.text import print_node
 from sparse_compiler.ir.types import Dim, TensorType, product
 from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.ops.reduce import Reduce
+from sparse_compiler.ops.take import Spread
 
 
 @lowers(Pointwise, columnwise=in_planes)
@@ -39,6 +41,18 @@ def _pointwise(low: Lowering, node: Node) -> None:
     to = low.result(node, over=node.inputs)
     args = (to.rows, Columns(to.space), Written(to), functor)
     low.emit("pointwise", "pointwise.h", args, node.name, tokens=low.tokens(node))
+
+
+@lowers(Spread, columnwise=always)
+def _spread(low: Lowering, node: Node) -> None:
+    op = node.op
+    if not isinstance(op, Spread):
+        raise CodegenError("not a spread", node=print_node(node))
+    x, to = low.planes(node.inputs[0], node), low.result(node)
+    runs = Struct("", tuple(Struct("", pair) for pair in op.ranges))
+    fill = Functor(ExprArg(0), (low.vector(node.inputs[1]),), False)
+    args = (to.rows, Columns(to.space), Written(to), x, Struct("Runs", (runs,), (len(op.ranges),)))
+    low.emit("spread", "spread.h", (*args, fill), node.name, tokens=low.tokens(node))
 
 
 def sweep(low: Lowering, node: Node, tree: Expr) -> None:

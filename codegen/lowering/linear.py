@@ -84,7 +84,10 @@ def _conv(low: Lowering, node: Node) -> None:
         args = (packed, window, x, Written(to), scratch, functor)
         low.emit("conv_winograd", "winograd.h", args, node.name, flops=flops)
         return
-    packed = Weight(low.weight(node.inputs[1], "packed", groups=op.groups, taps=int(taps)))
+    strided = max(op.stride) > 1
+    packed = Weight(
+        low.weight(node.inputs[1], "packed", groups=op.groups, taps=int(taps), strided=strided)
+    )
     if as_stem(op, weight, _sizes(low, node.name)):
         scratch = Scratch("stem_scratch_floats", (packed, window))
         args = (packed, window, x, Written(to), scratch, functor)

@@ -27,6 +27,10 @@ BLOCK_SHAPES = tuple(
 )
 SORTED_SHAPES = ((4, 1), (8, 1))
 GROUP_SIZES = (4, 8, 16)
+SPLIT_GROUPS = ((1, 4), (2, 4), (4, 8))
+"""N:M patterns whose exceptions are counted."""
+MOST_BEYOND = 0.05
+"""Exceptions are worth counting where at most about this share of the non-zeros are."""
 
 HIGH_FILL = 0.75
 """A block shape counts only if at least this share of what it stores is non-zero ..."""
@@ -77,6 +81,9 @@ class SparsityFacts:
         stored elements + indices (one index per block); on a tie the larger block.
     groups: (M, N) for M in `GROUP_SIZES`: the smallest N such that every aligned group of M in a
         row has at most N non-zeros; None where M does not divide the width or N = M.
+    beyond: (N, M, non-zeros beyond the first N of their aligned group of M) for those patterns of
+        `SPLIT_GROUPS` that the density speaks for.
+    full_*: rows and columns that are at least half full, and the non-zeros in them.
     row_*: non-zeros per row; `row_cv` is the coefficient of variation, standard deviation / mean.
     nonfinite: NaN and infinities, which all count as non-zeros. -0.0 counts as a zero.
     pattern: a name, see `name_pattern`.
@@ -94,6 +101,11 @@ class SparsityFacts:
     sorted_fills: tuple[BlockFill, ...]
     block: BlockFill | None
     groups: tuple[tuple[int, int | None], ...]
+    beyond: tuple[tuple[int, int, int], ...]
+    full_rows: int
+    full_row_nnz: int
+    full_columns: int
+    full_column_nnz: int
     row_min: int
     row_max: int
     row_mean: float
@@ -144,11 +156,14 @@ def sparsity_facts(weight: torch.Tensor) -> SparsityFacts:
     weight = weight.detach()
     shape = tuple(weight.shape)
     rows, columns = shape[0], math.prod(shape[1:])
-    words = _pack_bits(weight, rows, columns)
+    nonzero = (weight != 0).reshape(rows, columns).contiguous().cpu().numpy()
+    words = _pack_bits(nonzero)
 
     lengths = np.bitwise_count(words).sum(axis=1, dtype=np.int64)[:rows]
     nnz = int(lengths.sum())
-    live = _live_columns(words, columns)
+    heights = _column_counts(nonzero)
+    live = heights > 0
+    full_rows, full_columns = 2 * lengths >= max(columns, 1), 2 * heights >= max(rows, 1)
     inputs = live.reshape(shape[1], -1).any(axis=1) if columns and len(shape) > 2 else live
     fills = tuple(_block_fills(words, nnz))
     block = _best_block(fills, nnz, rows * columns)
@@ -169,6 +184,11 @@ def sparsity_facts(weight: torch.Tensor) -> SparsityFacts:
         sorted_fills=tuple(_sorted_fills(words, rows, nnz)),
         block=block,
         groups=groups,
+        beyond=tuple(_beyond(words, columns, nnz, rows * columns)),
+        full_rows=int(full_rows.sum()),
+        full_row_nnz=int(lengths[full_rows].sum()),
+        full_columns=int(full_columns.sum()),
+        full_column_nnz=int(heights[full_columns].sum()),
         row_min=int(lengths.min()) if rows else 0,
         row_max=int(lengths.max()) if rows else 0,
         row_mean=mean,
@@ -235,9 +255,9 @@ def _nonfinite(weight: torch.Tensor) -> int:
     return int((~torch.isfinite(weight)).sum())
 
 
-def _pack_bits(weight: torch.Tensor, rows: int, columns: int) -> Words:
+def _pack_bits(nonzero: npt.NDArray[np.bool_]) -> Words:
     """One bit per element, [rows padded to the tallest block, words of 64 columns]."""
-    nonzero = (weight != 0).reshape(rows, columns).contiguous().cpu().numpy()
+    rows, columns = nonzero.shape
     tallest = BLOCK_SIDES[-1]
     width = max(1, -(-columns // 64)) * 8  # bytes
     padded = np.zeros((-(-rows // tallest) * tallest, width), dtype=np.uint8)
@@ -245,9 +265,12 @@ def _pack_bits(weight: torch.Tensor, rows: int, columns: int) -> Words:
     return padded.view(np.uint64)
 
 
-def _live_columns(words: Words, columns: int) -> npt.NDArray[np.bool_]:
-    any_row = np.bitwise_or.reduce(words, axis=0).view(np.uint8)
-    return np.unpackbits(any_row, count=columns, bitorder="little").astype(np.bool_)
+def _column_counts(nonzero: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Non-zeros of each column; summed as bytes, 255 rows at a time, which vectorises."""
+    found = np.zeros(nonzero.shape[1], np.int64)
+    for row in range(0, len(nonzero), 255):
+        found += np.add.reduce(nonzero[row : row + 255].view(np.uint8), axis=0, dtype=np.uint8)
+    return found
 
 
 def _every(lane: int, bits: int) -> np.uint64:
@@ -313,6 +336,26 @@ def _groups(words: Words, columns: int) -> Iterator[tuple[int, int | None]]:
         usable = columns % m == 0 and words.size > 0
         n = _largest_lane(counts, lane) if usable else m
         yield m, (n if n < m else None)
+
+
+def _beyond(words: Words, columns: int, nnz: int, numel: int) -> Iterator[tuple[int, int, int]]:
+    plausible = [
+        (n, m)
+        for n, m in SPLIT_GROUPS
+        if numel
+        and columns % m == 0
+        and HIGH_FILL <= nnz * m / (n * numel) <= 1 / (1 - MOST_BEYOND)
+    ]
+    if not plausible:
+        return
+    of_each_byte = np.bincount(words.view(np.uint8).ravel(), minlength=256)
+    for n, m in plausible:
+        over = [sum(max(0, c - n) for c in _lane_counts(byte, m)) for byte in range(256)]
+        yield n, m, int(of_each_byte @ np.array(over))
+
+
+def _lane_counts(byte: int, lane: int) -> list[int]:
+    return [(byte >> at & ((1 << lane) - 1)).bit_count() for at in range(0, 8, lane)]
 
 
 def _largest_lane(counts: Words, lane: int) -> int:

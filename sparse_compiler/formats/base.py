@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import sympy
@@ -12,7 +13,9 @@ import sympy
 from ..ir.refusal import No
 from ..registry import Registry
 from .cost import (
+    CONV_COPIES,
     ONE,
+    VECTORS,
     ConvShape,
     Cost,
     LinearShape,
@@ -20,6 +23,7 @@ from .cost import (
     P,
     Shape,
     T,
+    Terms,
     W,
     ceil_div,
     groups,
@@ -125,7 +129,12 @@ class Format:
     @property
     def name(self) -> str:
         """The family, its parameters, the type of its values unless that is fp32."""
-        return self.family + self._shape + ("" if self.values == "fp32" else f"_{self.values}")
+        return self.stem + ("" if self.values == "fp32" else f"_{self.values}")
+
+    @property
+    def stem(self) -> str:
+        """The name without the type of the values."""
+        return "_".join([self.family, *map(str, self._sizes)])
 
     @property
     def kernel(self) -> str:
@@ -143,8 +152,8 @@ class Format:
         return self.family
 
     @property
-    def _shape(self) -> str:
-        return ""
+    def _sizes(self) -> tuple[int | str, ...]:
+        return ()
 
     @property
     def _template(self) -> tuple[int, ...]:
@@ -158,6 +167,10 @@ class Format:
         """Size of the packed weight of one group, its arrays padded to cache lines."""
         raise NotImplementedError(f"the format {self.name} has no size")
 
+    def ideal_bits_of(self, facts: Any, bits: int) -> float:
+        """`ideal_bits` of a weight with these `SparsityFacts`."""
+        return self.ideal_bits(facts.rows, facts.columns, self.stored(facts), bits)
+
     def fits(self, facts: Any) -> No | None:
         """Why a weight with these `SparsityFacts` cannot be stored so; None where it can."""
         return None
@@ -165,6 +178,10 @@ class Format:
     def stored(self, facts: Any) -> int:
         """Elements that the kernel walks, with padding."""
         return int(facts.nnz)
+
+    def apart(self, facts: Any) -> int:
+        """Those of them in the first part of a split."""
+        return 0
 
     def cost_of(self, shape: Shape) -> Cost | None:
         """The cost of the kernel that runs this shape; None where there is none."""
@@ -182,6 +199,52 @@ class Format:
         """Predicted time of a convolution in nanoseconds; infinite where no kernel can run it."""
         cost = self.cost_of(shape)
         return math.inf if cost is None else cost.ns(shape, machine, threads)
+
+
+class PanelFormat(Format):
+    """A format whose linears and convolutions are one kernel over panels of activations.
+
+    Its costs have the same terms, and those of making the panels.
+    """
+
+    @cached_property
+    def linear(self) -> Cost:
+        """The cost of its kernel for linears."""
+        return Cost(
+            f"linear_{self._timed_as}",
+            (*self._terms, ("copy", k * VECTORS)),
+            bytes=self._bytes,
+            guess=(*self._guess, 1.51),
+        )
+
+    @cached_property
+    def conv(self) -> Cost:
+        """The cost of its kernel for convolutions."""
+        return Cost(
+            f"conv_{self._timed_as}",
+            (*self._terms, *CONV_COPIES),
+            bytes=self._bytes,
+            guess=(*self._guess, 1.04, 0.81, 2.1, 2.9),
+        )
+
+    @property
+    def _timed_as(self) -> str:
+        """The kernel, as coefficients name it."""
+        return self.family
+
+    @property
+    def _terms(self) -> Terms:
+        raise NotImplementedError(f"the format {self.name} has no cost")
+
+    @property
+    def _guess(self) -> tuple[float, ...]:
+        """c_i of these terms until they are fitted."""
+        raise NotImplementedError(f"the format {self.name} has no cost")
+
+    @property
+    def _bytes(self) -> sympy.Expr:
+        """Bytes read at every call, over `SYMBOLS`."""
+        raise NotImplementedError(f"the format {self.name} has no cost")
 
 
 class FormatRegistry(Registry[Format]):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import sympy
 
 from ..ir.refusal import No
-from .base import FORMATS, Format, Tiling, lines
-from .cost import CONV_COPIES, DENSITY, VECTORS, Cost, T, W, ceil_div, k, m, stored
+from .base import FORMATS, Format, PanelFormat, Tiling, lines
+from .cost import DENSITY, VECTORS, T, Terms, W, ceil_div, k, m, stored
 
 SHAPES = ((4, 1), (8, 1), (16, 1), (32, 1), (1, 4), (4, 4))
 MIN_FILL = 0.4
@@ -25,9 +24,25 @@ _TILES = ceil_div(k, _KILOBYTES * 4)
 """Tiles of the weight's columns, about as `sc_block_tiles` cuts them: 256 bytes a row."""
 
 
+def block_terms(rows: int) -> Terms:
+    """Of the kernel whose blocks have so many rows."""
+    return (
+        ("inner", stored * VECTORS / T),
+        ("row", m * _TILES * VECTORS / T),
+        ("start", m / sympy.Min(rows, GROUP) * _TILES * ceil_div(VECTORS * W, 64) / T),
+    )
+
+
+GUESS = (0.075, 0.8, 4.0)
+"""The c_i of these terms, for rows that share loaded vectors."""
+
+
 @dataclass(frozen=True)
-class Block(Format):
-    """An index for each block; rows: 1 or a multiple of 4."""
+class Block(PanelFormat):
+    """An index for each block; rows: 1 or a multiple of 4.
+
+    Rows of 4 and more share a kernel; a block of one row is csr with fewer indices.
+    """
 
     rows: int = 4
     columns: int = 1
@@ -39,43 +54,24 @@ class Block(Format):
         return self.rows, self.columns
 
     @property
-    def _shape(self) -> str:
-        return f"_{self.rows}x{self.columns}"
+    def _sizes(self) -> tuple[int | str, ...]:
+        return (f"{self.rows}x{self.columns}",)
 
     @property
     def _template(self) -> tuple[int, ...]:
         return min(self.rows, GROUP), self.columns
 
-    @cached_property
-    def linear(self) -> Cost:
-        """Rows of 4 and more share a kernel; a block of one row is csr with fewer indices."""
-        return Cost(
-            f"linear_block_{min(self.rows, 8)}",
-            (*self._terms, ("copy", k * VECTORS)),
-            bytes=self._bytes,
-            guess=(*self._guess, 1.51),
-        )
-
-    @cached_property
-    def conv(self) -> Cost:
-        return Cost(
-            f"conv_block_{min(self.rows, 8)}",
-            (*self._terms, *CONV_COPIES),
-            bytes=self._bytes,
-            guess=(*self._guess, 1.04, 0.81, 2.1, 2.9),
-        )
+    @property
+    def _timed_as(self) -> str:
+        return f"block_{min(self.rows, 8)}"
 
     @property
-    def _terms(self) -> tuple[tuple[str, sympy.Expr], ...]:
-        return (
-            ("inner", stored * VECTORS / T),
-            ("row", m * _TILES * VECTORS / T),
-            ("start", m / sympy.Min(self.rows, GROUP) * _TILES * ceil_div(VECTORS * W, 64) / T),
-        )
+    def _terms(self) -> Terms:
+        return block_terms(self.rows)
 
     @property
     def _guess(self) -> tuple[float, ...]:
-        return (0.14, 0.8, 1.1) if self.rows == 1 else (0.075, 0.8, 4.0)
+        return (0.14, 0.8, 1.1) if self.rows == 1 else GUESS
 
     @property
     def _bytes(self) -> sympy.Expr:

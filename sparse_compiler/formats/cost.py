@@ -11,18 +11,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 
 from .coefficients import COEFFICIENTS
 
-m, k, nnz, stored, P, taps, groups, strided, T, W = SYMBOLS = sympy.symbols(
-    "m k nnz stored P taps groups strided T W", nonnegative=True
+m, k, nnz, stored, apart, P, taps, groups, strided, T, W = SYMBOLS = sympy.symbols(
+    "m k nnz stored apart P taps groups strided T W", nonnegative=True
 )
 """Rows and columns of the weight (channels of a group times taps), its non-zeros, the elements that
-the format stores with padding, columns of activations, taps of a kernel (1 for a linear), groups,
-1 where neighbours in the output are not neighbours in the input, threads, floats per vector."""
+the format stores with padding, those of them in the first part of a split, columns of activations,
+taps of a kernel (1 for a linear), groups, 1 where neighbours in the output are not neighbours in
+the input, threads, floats per vector."""
+
+Terms: TypeAlias = tuple[tuple[str, sympy.Expr], ...]
+"""Names, and expressions over `SYMBOLS`."""
 
 REFERENCE_NS = 0.125
 """Time of a vector multiply-add on the core on which coefficients were fitted."""
@@ -87,7 +91,8 @@ class Machine:
 class LinearShape:
     """A [rows, columns] weight with nnz non-zeros applied to n columns of activations.
 
-    stored: elements with the format's padding; nnz where it is not said.
+    stored: elements with the format's padding; nnz where it is not said. apart: those of them in
+    the first part of a split.
     """
 
     rows: int
@@ -95,11 +100,13 @@ class LinearShape:
     nnz: int
     n: int
     stored: int | None = None
+    apart: int = 0
 
     def numbers(self, vector: int, threads: int) -> tuple[float, ...]:
         """The values of `SYMBOLS`."""
         stored = self.nnz if self.stored is None else self.stored
-        return self.rows, self.columns, self.nnz, stored, self.n, 1, 1, 0, threads, vector
+        sizes = self.rows, self.columns, self.nnz, stored, self.apart
+        return (*sizes, self.n, 1, 1, 0, threads, vector)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ class ConvShape:
     """A [rows, columns] weight with nnz non-zeros, of all groups, applied to n output columns.
 
     columns: channels of a group times taps. strided: neighbours in the output are not neighbours in
-    the input (any stride above 1, or an output of another width). stored: as in `LinearShape`.
+    the input (any stride above 1, or an output of another width). stored, apart: as in
+    `LinearShape`.
     """
 
     rows: int
@@ -118,6 +126,7 @@ class ConvShape:
     groups: int = 1
     strided: bool = False
     stored: int | None = None
+    apart: int = 0
 
     @property
     def depthwise(self) -> bool:
@@ -129,7 +138,7 @@ class ConvShape:
         stored = self.nnz if self.stored is None else self.stored
         flag = int(self.strided)
         return (
-            *(self.rows, self.columns, self.nnz, stored, self.n),
+            *(self.rows, self.columns, self.nnz, stored, self.apart, self.n),
             *(self.taps, self.groups, flag, threads, vector),
         )
 
@@ -148,7 +157,7 @@ class Cost:
     """
 
     kernel: str
-    terms: tuple[tuple[str, sympy.Expr], ...]
+    terms: Terms
     bytes: sympy.Expr
     guess: tuple[float, ...] = field(default=(), compare=False)
 
@@ -203,6 +212,16 @@ class Cost:
         near, far = (self.ns(replace(shape, n=n), free, threads) for n in (first, 2 * first))
         size = self.values(replace(shape, n=1), self.width(machine), threads)[-1]
         return 2 * near - far, (far - near) / first, machine.stream_ns(size)
+
+
+@dataclass(frozen=True)
+class SumOfCosts(Cost):
+    """Two kernels one after the other; its terms are theirs, and so are its coefficients."""
+
+    parts: tuple[Cost, ...] = ()
+
+    def coefficients(self, width: int) -> Sequence[float]:
+        return [c for part in self.parts for c in part.coefficients(width)]
 
 
 @lru_cache(maxsize=512)

@@ -28,9 +28,12 @@ TILE_DEPTH = 384  # columns of the weight per pass over its rows
 CONV_TILE_DEPTH = 640  # the same where a kernel has several taps
 
 _TAIL = sympy.Mod(P, W)
-_FEW = sympy.Piecewise((4, W >= 16), (sympy.floor(W * 3 / 8), True))
+_FEW = sympy.Or(
+    sympy.And(W >= 16, _TAIL <= 4),
+    sympy.And(W < 16, sympy.floor(W * 3 / 8) >= _TAIL),
+)
 _VECTORS = sympy.floor(P / W) + sympy.Piecewise(
-    (0, sympy.Eq(_TAIL, 0)), (0.15 * _TAIL + 0.1, _TAIL <= _FEW), (1, True)
+    (0, sympy.Eq(_TAIL, 0)), (0.15 * _TAIL + 0.1, _FEW), (1, True), evaluate=False
 )
 """The last vector costs a lane's share where few lanes of it are used."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import sympy
 
 from ..ir.refusal import No
-from .base import FORMATS, Format, Tiling, lines
-from .cost import CONV_COPIES, VECTORS, Cost, T, ceil_div, k, m, stored
+from .base import FORMATS, Format, PanelFormat, Tiling, lines
+from .cost import VECTORS, T, Terms, ceil_div, k, m, stored
 
 SHAPES = ((1, 4), (2, 4))
 MIN_FILL = 0.75
@@ -23,7 +22,7 @@ _TILES = ceil_div(k, 192)
 
 
 @dataclass(frozen=True)
-class Nm(Format):
+class Nm(PanelFormat):
     """Rows of one length; their indices are unpacked for the csr kernel (linear_nm.h)."""
 
     n: int = 2
@@ -41,29 +40,11 @@ class Nm(Format):
         return max(2, 1 << (self.m - 1).bit_length())
 
     @property
-    def _shape(self) -> str:
-        return f"_{self.n}_{self.m}"
-
-    @cached_property
-    def linear(self) -> Cost:
-        return Cost(
-            "linear_nm",
-            (*self._terms, ("copy", k * VECTORS)),
-            bytes=self._bytes,
-            guess=(*self._guess, 1.51),
-        )
-
-    @cached_property
-    def conv(self) -> Cost:
-        return Cost(
-            "conv_nm",
-            (*self._terms, *CONV_COPIES),
-            bytes=self._bytes,
-            guess=(*self._guess, 1.04, 0.81, 2.1, 2.9),
-        )
+    def _sizes(self) -> tuple[int | str, ...]:
+        return self.parameters
 
     @property
-    def _terms(self) -> tuple[tuple[str, sympy.Expr], ...]:
+    def _terms(self) -> Terms:
         return (
             ("inner", stored * VECTORS / T),
             ("row", m * _TILES * VECTORS / T),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from ..codegen.cpu.build import Toolchain, build, load_library, support_source
@@ -29,6 +30,8 @@ _KERNEL_POINTS = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0,
 """G of Winograd's F(2, 3), arXiv:1509.09308 section 4.1; exact in fp32."""
 
 _WIDE = 4  # vectors of columns that make up for it in a linear
+_DOUBLES = 32  # rows of a weight held in double precision
+_COUNTED = 1 << 18  # numbers looked at together
 _PAGE = 4096  # bytes after which lines share a set of the first cache
 
 
@@ -37,6 +40,19 @@ def aligned_bytes(size: int) -> torch.Tensor:
     memory = torch.empty(size + ALIGN, dtype=torch.uint8, device="cpu")
     skip = -memory.data_ptr() % ALIGN
     return memory[skip : skip + size]
+
+
+def nonzeros(value: torch.Tensor) -> int:
+    """How many elements are not zero, a part that fits the cache at a time.
+
+    By numpy, on one core: torch.count_nonzero is 20 times slower, and waits for busy cores.
+    """
+    flat = value.detach().reshape(-1)
+    if flat.dtype in (torch.bfloat16, torch.bool):  # of which numpy knows one only
+        return int(torch.count_nonzero(flat))
+    numbers = flat.numpy()
+    parts = range(0, len(numbers), _COUNTED)
+    return sum(int(np.count_nonzero(numbers[i : i + _COUNTED] != 0)) for i in parts)
 
 
 class Matrix(ctypes.Structure):
@@ -63,6 +79,7 @@ class Layer(ctypes.Structure):
     _fields_: ClassVar = [
         *((name, ctypes.c_int64) for name in ("M", "K", "nnz", "n", "taps")),
         ("width", ctypes.c_int32),
+        ("strided", ctypes.c_int32),
     ]
 
 
@@ -74,8 +91,13 @@ def as_multiplied(kind: str, weight: torch.Tensor) -> torch.Tensor:
     if kind != "winograd":
         return weight
     points = _KERNEL_POINTS.double()
-    products = points @ weight.detach().double() @ points.T
-    return products.to(torch.float32).permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
+    rows, columns = weight.shape[:2]
+    products = torch.empty(4, 4, rows, columns, device="cpu")
+    for first in range(0, rows, _DOUBLES):  # in parts: the doubles of a layer take 50 MB and more
+        part = slice(first, first + _DOUBLES)
+        exact = points @ weight[part].detach().double() @ points.T
+        products[:, :, part] = exact.permute(2, 3, 0, 1)
+    return products.view(-1, columns)
 
 
 class Packer:
@@ -93,16 +115,17 @@ class Packer:
         groups: int = 1,
         taps: int = 0,
         place: Place = aligned_bytes,
+        strided: bool = False,
     ) -> torch.Tensor:
         """The blob of an fp32 [M, K, ...] weight, as uint8, tiled for that many columns.
 
-        groups, taps: of a convolution; taps 0 for a linear. place: gives the memory for it. Raises
-        `CodegenError` where the packer refuses the weight.
+        groups, taps, strided: of a convolution; taps 0 for a linear. place: gives the memory for
+        it. Raises `CodegenError` where the packer refuses the weight.
         """
         plain = weight.detach().contiguous().reshape(weight.shape[0], -1)
         family = FORMATS[format_].family
         matrix = Matrix(plain.data_ptr(), *plain.shape, plain.shape[1], groups)
-        tiles = self.tiles(format_, plain, columns, groups, taps)
+        tiles = self.tiles(format_, plain, columns, groups, taps, strided)
         size_of = self.library[f"sc_{family}_bytes"]
         size_of.restype = ctypes.c_int64
         size = size_of(ctypes.byref(matrix), ctypes.byref(tiles))
@@ -114,12 +137,18 @@ class Packer:
         return blob
 
     def tiles(
-        self, format_: str, matrix: torch.Tensor, columns: int, groups: int = 1, taps: int = 0
+        self,
+        format_: str,
+        matrix: torch.Tensor,
+        columns: int,
+        groups: int = 1,
+        taps: int = 0,
+        strided: bool = False,
     ) -> Tiles:
         """How `pack` would pack [M, K] numbers of a linear (taps 0) or a convolution."""
         rows, width = matrix.shape
-        nnz = int(torch.count_nonzero(matrix)) // groups
-        layer = Layer(rows // groups, width, nnz, columns, taps, self.width)
+        nnz = nonzeros(matrix) // groups
+        layer = Layer(rows // groups, width, nnz, columns, taps, self.width, strided)
         stored = FORMATS[format_]
         tiles = Tiles(0, 0, 0, *stored.parameters, VALUE_TYPES.index(stored.values))
         self.library[f"sc_{stored.family}_tiles"](ctypes.byref(layer), ctypes.byref(tiles))

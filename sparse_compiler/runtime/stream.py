@@ -6,6 +6,7 @@ the next; large tables, and dense weights that would take much memory, are read 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,19 @@ from ..codegen.plan import lines
 from ..codegen.program import Segment, WeightEntry
 from ..ir.types import torch_dtype
 from .decode import FEW, decode_packer_for
-from .packing import ALIGN, IN_PLACE, PACKED, Packer, Place, aligned_bytes, as_multiplied
+from .packing import (
+    ALIGN,
+    IN_PLACE,
+    PACKED,
+    Packer,
+    Place,
+    aligned_bytes,
+    as_multiplied,
+    nonzeros,
+)
 from .weights import WeightTimeValues
 
+_LARGE = 4 << 20  # bytes of a value after which freed memory is worth giving back
 _COPIES = 64 << 20  # bytes of dense weights that may be held twice: 2 % faster than in place
 
 
@@ -86,6 +97,7 @@ def hold_weights(
     segment: Segment, values: WeightTimeValues, columns: Mapping[int, int], packer: Packer
 ) -> HeldWeights:
     """Packs what does not depend on sizes. columns: those that each packed weight is applied to."""
+    _give_back_freed()  # what tracing and passes held, before the peak
     entries = {i: e for i, e in enumerate(segment.weights) if not e.per_shape}
     stream = WeightStream(sum(map(_room, entries.values())))
     dense = [e for e in entries.values() if e.kind in PACKED and e.type.format == "dense"]
@@ -108,8 +120,13 @@ def hold_weights(
         value = values.take(entry.name)
         share = density([value])
         value = as_multiplied(entry.kind, value)
-        blob = packer.pack(format_, value, wide, entry.groups, entry.taps, stream.place)
+        conv = (entry.groups, entry.taps)
+        blob = packer.pack(format_, value, wide, *conv, stream.place, entry.strided)
         held[i] = Held(blob, blob.numel(), (), share)
+        if value.numel() * 4 >= _LARGE:
+            del value
+            _give_back_freed()
+    _give_back_freed()
     return HeldWeights(held, values.kept, values)
 
 
@@ -131,7 +148,8 @@ def weight_for(
         else:
             value = as_multiplied(entry.kind, again.take(entry.name))
             format_ = str(entry.type.format)
-            blob = packer.pack(format_, value, columns, entry.groups, entry.taps)
+            conv = (entry.groups, entry.taps)
+            blob = packer.pack(format_, value, columns, *conv, strided=entry.strided)
             made = Held(blob, blob.numel(), (), density([value]))
         weights.others[index] = made
     return weights.others[index]
@@ -155,10 +173,17 @@ def _hold_few(
     return Held(blob, size, (), density([value]), few=True)
 
 
+def _give_back_freed() -> None:
+    """Returns freed memory to the system, of which glibc keeps up to 64 MB; elsewhere nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def density(parts: Sequence[torch.Tensor]) -> float:
     """The share of non-zeros."""
     total = sum(part.numel() for part in parts)
-    return sum(int(torch.count_nonzero(part)) for part in parts) / max(1, total)
+    return sum(map(nonzeros, parts)) / max(1, total)
 
 
 def _raw(value: torch.Tensor, place: Place) -> Held:

@@ -13,7 +13,7 @@ from tests.formats.test_formats import MORE
 
 pytestmark = pytest.mark.system
 
-UNKNOWN = ("nm_1_2", "nm_3_7", "nm_5_32", "block_12x5", "sorted_8x4")
+UNKNOWN = ("nm_1_2", "nm_3_7", "nm_5_32", "nm_1_8_csr", "block_12x5", "sorted_8x4")
 """Formats that the facts say nothing of, so that they are refused."""
 NAMES = [n for n in [*sorted(FORMATS), *MORE, "sorted_8x1"] if n not in UNKNOWN]
 
@@ -25,6 +25,8 @@ def patterned(name: str, weight: torch.Tensor) -> torch.Tensor:
         n, m = format_.parameters
         kept = torch.rand(weight.shape[0], weight.shape[1] // m, m).argsort(2) < n
         return weight * kept.flatten(1)
+    if format_.family in ("compact", "split"):
+        return standing_out(name, weight)
     rows, columns = (max(1, size) for size in format_.parameters)
     high, wide = -(-weight.shape[0] // rows), -(-weight.shape[1] // columns)
     blocks = (torch.rand(high, wide) < 0.3).repeat_interleave(rows, 0).repeat_interleave(columns, 1)
@@ -32,6 +34,20 @@ def patterned(name: str, weight: torch.Tensor) -> torch.Tensor:
     if format_.family == "sorted":
         kept = kept[torch.randperm(len(kept))]
     return suited(format_, weight * kept)
+
+
+def standing_out(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """A third of the rows or columns full, or N of M but for some; nothing else, or a tenth."""
+    rest = 0.1 if name.endswith("_csr") else 0.0
+    kept = torch.rand(weight.shape) < rest
+    if name.startswith("nm"):
+        kept = (torch.rand(weight.shape[0], weight.shape[1] // 4, 4).argsort(2) < 2).flatten(1)
+        kept[::7, ::9] = True
+    elif name.startswith("rows"):
+        kept[::3] = True
+    else:
+        kept[:, ::3] = True
+    return weight * kept
 
 
 class Layers(nn.Module):

@@ -14,6 +14,7 @@ from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.codegen.cpu.build import Toolchain, native_width
 from sparse_compiler.errors import CodegenError, RegistryError
 from sparse_compiler.formats.base import FORMATS, VALUE_TYPES, Format, candidates
+from sparse_compiler.formats.split import Split
 from sparse_compiler.options import Options, find_compiler
 from sparse_compiler.runtime.packing import Matrix, Packer, Tiles, aligned_bytes, packer_for
 from tests.formats.suited import BLOCKS, suited
@@ -29,6 +30,12 @@ MORE = [
     "nm_3_7",
     "nm_8_16",
     "nm_5_32",
+    "rows",
+    "columns",
+    "rows_csr",
+    "columns_csr",
+    "nm_2_4_csr",
+    "nm_1_8_csr",
 ]
 """Names of families that are made when asked for."""
 EXACT = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -64,7 +71,21 @@ def test_names_are_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nm_5_4", "nm_0_4", "nm_1_33", "block_0x1", "block_6x1", "block_65x1", "csr_fp8", "_"]
+    "name",
+    [
+        "nm_5_4",
+        "nm_0_4",
+        "nm_1_33",
+        "block_0x1",
+        "block_6x1",
+        "block_65x1",
+        "csr_fp8",
+        "_",
+        "csr_csr",
+        "rows_fp16_csr",
+        "nm_5_4_csr",
+        "rows_dense",
+    ],
 )
 def test_no_such_format(name: str) -> None:
     assert name not in FORMATS
@@ -87,6 +108,9 @@ SIZES_BY_HAND = {
     "nm_2_4": (2, 8, 8, 8 * 32 + 8 / 2 * 3),
     "nm_1_4": (2, 8, 4, 4 * 32 + 4 * 2),
     "nm_3_7": (1, 7, 3, 3 * 32 + math.ceil(math.log2(35))),
+    # 3 rows of 8: 24 numbers, each row one of 5: 3 bits; 2 columns of 5, each one of 8
+    "rows": (5, 8, 24, 24 * 32 + 3 * 3),
+    "columns": (5, 8, 10, 10 * 32 + 2 * 3),
 }
 
 
@@ -94,6 +118,21 @@ SIZES_BY_HAND = {
 def test_ideal_size_by_hand(name: str) -> None:
     rows, columns, stored, bits = SIZES_BY_HAND[name]
     assert FORMATS[name].ideal_bits(rows, columns, stored, 32) == bits
+
+
+def test_the_size_of_a_split_is_that_of_its_parts() -> None:
+    """A row of 8 in a weight of 4 x 8, and 2 numbers elsewhere."""
+    weight = torch.zeros(4, 8)
+    weight[1] = 1
+    weight[3, ::5] = 2
+    rest = 2 * 32 + 2 * 3 + 4 * 1
+    assert FORMATS["rows_csr"].ideal_bits_of(sparsity_facts(weight), 32) == 8 * 32 + 2 + rest
+    columns = FORMATS["columns_csr"].ideal_bits_of(sparsity_facts(weight.T.contiguous()), 32)
+    assert columns == 8 * 32 + 2 + 2 * 32 + 2 * 2 + 8 * 1
+    groups = torch.tensor([[1.0, 0.0, 0.0, 1.0] * 20])
+    groups[0, 42] = 1
+    split = FORMATS["nm_2_4_csr"].ideal_bits_of(sparsity_facts(groups), 32)
+    assert split == 40 * 32 + 40 / 2 * 3 + 1 * 32 + 7
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,8 +212,13 @@ def test_packing_is_exact(
     assert check(blob.data_ptr(), blob.numel(), packer.width)
     assert not check(blob.data_ptr(), blob.numel() - 1, packer.width)
     stored = int(blob[40:48].view(torch.int64))  # nnz of the header
-    tiles = packer.tiles(name, weight, n)
-    assert format_.stored_bytes(*weight.shape, stored, tiles) == blob.numel()
+    sizes = *weight.shape, stored, packer.tiles(name, weight, n)
+    if isinstance(format_, Split):
+        first = blob[int(blob[80:88].view(torch.int64)) :]  # index_at: where its first part lies
+        apart = int(first[40:48].view(torch.int64))
+        assert format_.stored_bytes(*sizes, apart) == blob.numel()
+    else:
+        assert format_.stored_bytes(*sizes) == blob.numel()
 
 
 @EXACT
@@ -259,6 +303,28 @@ def test_the_candidates_of_patterns() -> None:
     assert "nm_1_8" in candidates(sparsity_facts(one))
 
 
+def test_what_stands_out_is_suggested() -> None:
+    """Zero rows or columns, full ones, and groups with few exceptions; not in random weights."""
+    torch.manual_seed(0)
+    sparse = torch.randn(256, 128) * (torch.rand(256, 128) < 0.1)
+    found = {}
+    for name, place in (("rows", slice(0, 40)), ("columns", (slice(None), slice(0, 20)))):
+        weight, dead = sparse.clone(), torch.ones(256, 128)
+        weight[place], dead[place] = 1, 0
+        found[f"{name}_csr"], found[name] = weight, dead
+    groups = (torch.rand(256, 32, 4).argsort(2) < 2).flatten(1).float()
+    found["nm_2_4_csr"] = groups.clone()
+    found["nm_2_4_csr"][::50, ::40] = 1
+    for name, weight in found.items():
+        facts = sparsity_facts(weight)
+        assert name in candidates(facts)
+        counts = FORMATS[name].apart(facts), FORMATS[name].stored(facts)
+        assert counts[0] <= counts[1] <= weight.numel()
+    for density in (0.1, 0.5, 0.9):
+        random = sparsity_facts(torch.rand(256, 128) < density)
+        assert not {*found} & {*candidates(random)}
+
+
 def test_rows_of_like_patterns_need_not_be_neighbours(packer: Packer) -> None:
     """Shuffled blocks, and what is left between dead rows and columns, fill blocks when sorted."""
     torch.manual_seed(0)
@@ -292,6 +358,12 @@ def test_why_a_format_does_not_fit() -> None:
     assert code("block_8x1", torch.zeros(8, 8)) == "no_nonzeros"
     assert code("block_12x5", torch.ones(12, 5)) == "no_facts"
     assert code("bitmap", torch.zeros(8, 8)) == "no_nonzeros"
+    assert code("rows", torch.zeros(8, 8)) == code("columns", torch.zeros(8, 8)) == "no_nonzeros"
+    assert code("rows", torch.eye(8)) == code("columns", torch.eye(8)) == "none_dead"
+    assert code("rows", torch.eye(9)[:, :8].contiguous()) == "low_fill"
+    assert code("rows_csr", torch.eye(8)) == code("columns_csr", torch.ones(8, 8)) == "no_split"
+    assert code("nm_2_4_csr", torch.ones(8, 10)) == "width"
+    assert code("nm_2_4_csr", torch.eye(8)) == "no_facts"
     assert code("csr", torch.zeros(8, 8)) == code("dense", torch.zeros(8, 8)) == ""
     assert code("csr", torch.full((1, 1), math.nan)) == ""
 

@@ -38,7 +38,7 @@ static void check(int64_t samples, int64_t high, int64_t wide, int64_t side, int
   const Floats products = whole ? w : transformed(w, M * C);
   Tiles tiles{0, 0, 0, 0, 0, kF32};
   const int64_t K = whole ? C * taps : C, groups = whole ? 1 : 16;
-  const Layer layer{M, K, M * K, out, whole ? taps : 1, W};
+  const Layer layer{M, K, M * K, out, whole ? taps : 1, W, 0};
   sc_dense_tiles(&layer, &tiles);
   if (rand() % 2) tiles.k_tile = 1 + rand() % 7;
   const Matrix matrix{products.data(), groups * M, K, K, groups};

@@ -279,25 +279,42 @@ static void check_damage() {
     refused(&h->values, 3, "type of values");
     refused(&h->value_at, int64_t(1) << 60, "offset far away");
     refused(&h->index_at, h->index_at + 64, "offset");
-    if (f.q) refused(&h->p, 0, "p of zero"), refused(&h->q, h->q + 1, "q");
+    if (f.p && f.q) refused(&h->p, 0, "p of zero");
+    if (f.q) refused(&h->q, h->q + 1, "q");
     if (f.bytes == sc_dense_bytes)
       expect(!f.check(blob.data, blob.bytes, W == 16 ? 8 : 16), "rows of another width");
     if (counts_work(h)) {
+      auto* prefix = reinterpret_cast<int64_t*>(base + h->prefix_at);
+      refused(prefix + 1, prefix[1] + 1, "prefix");
+    }
+    if (h->row_at) {
       auto* row = reinterpret_cast<RowEntry*>(base + h->row_at);
       auto* segment = reinterpret_cast<int64_t*>(base + h->segment_at);
-      auto* prefix = reinterpret_cast<int64_t*>(base + h->prefix_at);
       refused(&row->row, uint16_t(50), "row outside its block");
       if (h->row_block > h->p && h->p < 16) refused(&row->row, row[1].row, "a row twice");
       refused(&row->count, uint16_t(row->count + 1), "count");
       refused(segment + 1, segment[h->blocks() * h->tiles()] + 1, "segments out of order");
-      refused(prefix + 1, prefix[1] + 1, "prefix");
+    }
+    if (f.bytes == sc_compact_bytes) {
+      auto* segment = reinterpret_cast<int64_t*>(base + h->segment_at);
+      auto* column = reinterpret_cast<uint16_t*>(base + h->index_at);
+      refused(segment + h->tiles(), segment[h->tiles()] + 1, "more columns than are listed");
+      refused(column, column[1], "a column twice");
+      refused(column + 1, uint16_t(c.k_tile), "a column outside its tile");
+    }
+    if (f.bytes == sc_split_bytes) {
+      for (int64_t at : {h->index_at, h->value_at}) {
+        auto* part = reinterpret_cast<PackedHeader*>(base + at);
+        refused(&part->rows, part->rows - 1, "a part of another size");
+        refused(&part->row_block, part->row_block + 4, "a part of other row blocks");
+      }
     }
     auto* index = reinterpret_cast<uint16_t*>(base + h->index_at);
     if (f.bytes == sc_csr_bytes || is_block(f)) {
       refused(index, uint16_t(c.k_tile), "index outside its tile");
       if (f.q < 2) refused(index + (h->nnz / (f.p ? f.p : 1)) - 1, uint16_t(12), "the last tile");
     }
-    if (f.bytes == sc_sorted_bytes) {
+    if (f.bytes == sc_sorted_bytes || (f.bytes == sc_compact_bytes && f.p)) {
       auto* order = reinterpret_cast<int32_t*>(base + h->order_at);
       refused(order, 50, "an order beyond the rows");
       refused(order, order[1], "a row twice in the order");
@@ -328,7 +345,7 @@ static void check_default_tiles() {
         for (int64_t taps : {0, 1, 9})
           for (double density : {0., .01, .05, .1, .3, .5, 1.}) {
             Tiles tiles{0, 0, 0, f.p, f.q, kF32};
-            const Layer layer{M, K, int64_t(density * M * K), M % 200 + (taps > 0), taps, W};
+            const Layer layer{M, K, int64_t(density * M * K), M % 200 + (taps > 0), taps, W, 0};
             f.tiles(&layer, &tiles);
             expect(tiles.k_tile >= 1 && tiles.k_tile <= kMaxTile && tiles.panel_vectors >= 1 &&
                        tiles.panel_vectors <= kMaxPanel && tiles.row_block >= 1 &&

@@ -23,7 +23,20 @@ from sparse_compiler.formats.base import FORMATS, Format
 from sparse_compiler.runtime.packing import Layer, Matrix, Tiles
 from tests.kernels.native import EACH_WIDTH, NATIVE, Libraries
 
-OTHERS = [(2, name) for name in ("block_4x1", "sorted_8x1", "nm_2_4", "bitmap")]
+OTHERS = [
+    (2, name)
+    for name in (
+        "block_4x1",
+        "sorted_8x1",
+        "nm_2_4",
+        "bitmap",
+        "rows",
+        "columns",
+        "rows_csr",
+        "columns_csr",
+        "nm_2_4_csr",
+    )
+]
 PACKER = str(Path(__file__).parents[2] / "codegen" / "cpu" / "pack.cpp")
 
 
@@ -116,7 +129,7 @@ def pack(lib: ctypes.CDLL, format_: Format, width: int, case: Conv, matrix: Tens
     taps, n = math.prod(case.kernel), case.batch * math.prod(case.out)
     nnz = int(matrix.count_nonzero()) // case.groups
     tiles = Tiles(0, 0, 0, *format_.parameters, 0)
-    layer = Layer(m // case.groups, k, nnz, n, taps, width)
+    layer = Layer(m // case.groups, k, nnz, n, taps, width, case.stride > 1)
     family = format_.family
     lib[f"sc_{family}_tiles"](ctypes.byref(layer), ctypes.byref(tiles))
     if case.k_tile:
@@ -254,9 +267,7 @@ BANDS = {
     "one row less than bands": replace(COLUMNS, size=(13, 14)),
     "no padding": replace(COLUMNS, size=(16, 30), padding=0),
     "more padding than needed": replace(COLUMNS, size=(12, 10), padding=2),
-    "stride 2": replace(COLUMNS, size=(28, 28), stride=2),
-    "stride 2, odd": replace(COLUMNS, size=(29, 57), stride=2, batch=2),
-    "stride 2, narrow": replace(COLUMNS, size=(14, 14), stride=2),
+    "not in bands: stride 2": replace(COLUMNS, size=(29, 57), stride=2, batch=2),
     "not in bands: dilation": replace(COLUMNS, size=(14, 14), dilation=2, padding=2),
     "not in bands: transposed": replace(COLUMNS, size=(9, 9), transposed=True, stride=2),
     "not in bands: groups": replace(COLUMNS, size=(9, 9), channels=16, rows=38, groups=2),
@@ -272,6 +283,28 @@ def test_by_columns_of_the_kernel(
 ) -> None:
     for threads in (1, 2, 3):
         check(conv_libraries[width], width, case, threads)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_only_stride_1_is_packed_by_columns(
+    conv_libraries: dict[int, ctypes.CDLL], strided: bool
+) -> None:
+    tiles, layer = Tiles(), Layer(64, 64 * 9, 64 * 173, 196, 9, 16, strided)
+    conv_libraries[NATIVE].sc_csr_tiles(ctypes.byref(layer), ctypes.byref(tiles))
+    assert tiles.p == (0 if strided else 3)
+
+
+@pytest.mark.parametrize("size", [(256, 64, 0.1), (256, 1024, 0.3), (256, 1024, 0.1)])
+def test_panels_of_short_or_dense_rows_are_wide(
+    conv_libraries: dict[int, ctypes.CDLL], size: tuple[int, int, float]
+) -> None:
+    """1 x 1, 16 floats: seven vectors within L1, or five in longer tiles out of L2."""
+    rows, channels, density = size
+    tiles, layer = Tiles(), Layer(rows, channels, int(rows * channels * density), 784, 1, 16, False)
+    conv_libraries[NATIVE].sc_csr_tiles(ctypes.byref(layer), ctypes.byref(tiles))
+    wide = channels == 64 or density > 0.15
+    assert tiles.panel_vectors == (7 if wide else 5)
+    assert (tiles.k_tile * tiles.panel_vectors * 64 <= 42 << 10) == wide
 
 
 @pytest.mark.parametrize("change", ["count", "index", "channels"])
