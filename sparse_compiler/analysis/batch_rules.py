@@ -33,6 +33,7 @@ from sparse_compiler.ops.rotary import Rotary
 from sparse_compiler.ops.scan import Cumsum
 from sparse_compiler.ops.shape import Expand, Permute, Relayout, Reshape, Slice, reshape_groups
 from sparse_compiler.ops.softmax import Softmax
+from sparse_compiler.ops.take import Spread
 from sparse_compiler.ops.upsample import Upsample
 
 SHARED = None
@@ -292,5 +293,6 @@ RULES: dict[type[Op], Rule] = {
     Rotary: _rotary,
     Slice: _apart(_own),
     Softmax: _apart(_own),
+    Spread: _apart(_last),
     Upsample: _apart(_all_but_first),
 }

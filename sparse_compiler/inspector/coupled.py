@@ -16,6 +16,7 @@ from torch import nn
 from sparse_compiler import pruning
 from sparse_compiler.errors import UnsupportedError
 from sparse_compiler.frontends.export import export_module
+from sparse_compiler.frontends.importer import Imported
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.options import Options
 from sparse_compiler.passes.base import Context, Pass
@@ -86,7 +87,7 @@ def find_groups(
         raise UnsupportedError(
             f'pattern "{pattern}" has no groups', fix=f"use {' or '.join(FINDERS)}"
         )
-    graph, params = _traced(model, args, kwargs)
+    graph, params = traced(model, args, kwargs)
     return tuple(FINDERS[pattern](couple(graph, params)))
 
 
@@ -101,18 +102,23 @@ def metrics(model: nn.Module, args: Arguments = None, kwargs: Keywords = None) -
     """
     if args is None and kwargs is None:
         return pruning.metrics(model)
-    graph, params = _traced(model, args or (), kwargs)
+    graph, params = traced(model, args or (), kwargs)
     context = Context(params=params)
     EliminateDeadChannels().run(graph, context)
     example = pruning.Call(args or (), kwargs or {})
     return pruning.metrics(model, example, effective=_effective(model, graph, context))
 
 
-def _traced(
+def traced(
     model: nn.Module, args: tuple[Any, ...], kwargs: Keywords
 ) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """A model's graph with attention, norms and activations recognised, and its tensors."""
     with evaluating(model):
-        imported = export_module(model, args, kwargs, None).imported
+        return recognised(export_module(model, args, kwargs, None).imported)
+
+
+def recognised(imported: Imported) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """The same for a model that is traced already."""
     options = Options.from_dict({})
     graph, _ = run_passes(imported.graph, Context(), options, passes=_RECOGNIZE)
     return graph, {name: tensor.detach() for name, tensor in imported.params.items()}

@@ -1,4 +1,4 @@
-"""Some elements of a weight along one dimension: what is left of a layer once the dead are out."""
+"""Some elements of a dimension out of all, and back: what is left of a layer without its dead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 
 from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
-from ..ir.types import TensorType, Type
+from ..ir.refusal import No
+from ..ir.types import Layout, TensorType, Type
+from .norm import down_the_planes
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -51,3 +53,48 @@ class Take(Op):
     def reference(self, *inputs: Any) -> Any:
         parts = [inputs[0].narrow(self.dim, a, b - a) for a, b in self.ranges]
         return torch.cat(parts, self.dim) if parts else inputs[0].narrow(self.dim, 0, 0)
+
+
+@OPS.register("spread")
+@dataclass(frozen=True)
+class Spread(Op):
+    """x [..., K], base [..., C], a number per channel -> [..., C]: x at `ranges`, else base.
+
+    The ranges ascend, do not touch and hold K channels in all. Heads whose layer computes different
+    numbers of features get as many each this way: the layer itself has no row for the others.
+    """
+
+    name: ClassVar[str] = "spread"
+    ranges: Ranges = ()
+
+    def infer(self, types: tuple[Type, ...]) -> TensorType:
+        x, base = tensor_inputs(self, types, 2, 2)
+        edges = [edge for pair in self.ranges for edge in pair]
+        kept = sum(stop - start for start, stop in self.ranges)
+        if x.rank == 0 or base.rank == 0 or x.shape[-1] != kept or base.dtype != x.dtype:
+            raise VerifyError(f"spread of {x.shape} over {kept} channels of {base.shape}")
+        size = base.shape[-1]
+        inside = isinstance(size, int) and all(0 <= e <= size for e in edges)
+        if not inside or base.numel != size or any(a >= b for a, b in pairwise(edges)):
+            raise VerifyError(f"spread to {self.ranges} of {base.shape}")
+        return replace(x, shape=(*x.shape[:-1], size))
+
+    def planar(
+        self, types: tuple[Type, ...], weight_time: tuple[bool, ...]
+    ) -> tuple[Layout | None, ...] | No:
+        layouts = down_the_planes(self, types, weight_time)
+        (x, _) = tensor_inputs(self, types, 2, 2)
+        if not isinstance(layouts, No) and x.dtype != "f32":
+            return No("dtype_unsupported", f"planes hold f32, this tensor {x.dtype}")
+        return layouts
+
+    def reference(self, *inputs: Any) -> Any:
+        x, base = inputs
+        size = base.shape[-1]
+        places = torch.arange(x.shape[-1], x.shape[-1] + size)
+        begin = 0
+        for start, stop in self.ranges:
+            places[start:stop] = torch.arange(begin, begin + stop - start)
+            begin += stop - start
+        both = torch.cat((x, base.reshape(size).expand(*x.shape[:-1], size)), -1)
+        return both.index_select(-1, places.to(x.device))

@@ -15,7 +15,7 @@ from sparse_compiler.ops.rotary import Rotary
 from sparse_compiler.ops.scan import Cumsum
 from sparse_compiler.ops.shape import Expand, Slice
 from sparse_compiler.ops.softmax import Softmax
-from sparse_compiler.ops.take import Take, ranges_of
+from sparse_compiler.ops.take import Spread, Take, ranges_of
 from tests.ops.cases import SHAPE, SIZE, Case, broadcastable, noise
 
 FLOATING = ["f32", "f64", "bf16"]
@@ -195,6 +195,13 @@ def rotary(draw):
 
 
 @st.composite
+def spread(draw):
+    shape, keep = draw(SHAPE), torch.tensor(draw(st.lists(st.booleans(), min_size=1, max_size=9)))
+    x = noise(draw, *shape[:-1], int(keep.sum()))
+    return Case(Spread(ranges_of(keep)), (x, noise(draw, len(keep))))
+
+
+@st.composite
 def take(draw):
     shape = draw(SHAPE)
     dim = draw(st.integers(0, len(shape) - 1))
@@ -219,5 +226,6 @@ CASES = {
     "rotary": rotary,
     "slice": narrow,
     "softmax": softmax,
+    "spread": spread,
     "take": take,
 }

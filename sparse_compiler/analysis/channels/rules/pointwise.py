@@ -18,6 +18,7 @@ from sparse_compiler.ops import scalar
 from sparse_compiler.ops.batch_norm import BatchNorm
 from sparse_compiler.ops.iota import Full
 from sparse_compiler.ops.pointwise import Pointwise
+from sparse_compiler.ops.take import Take, ranges_of
 
 from ..facts import (
     ChannelRule,
@@ -28,6 +29,7 @@ from ..facts import (
     Masks,
     Site,
     Term,
+    along,
     channel_dims,
     fit,
     fit_all,
@@ -173,6 +175,41 @@ def _needs_rectangle(site: Site, operands: Sequence[int], alive: Mask) -> bool:
     return False
 
 
+def _constants(site: Site, alive: Mask) -> frozenset[int]:
+    """Operands that are the same at every call, such as the result of an expert of zeros.
+
+    Their numbers take their place, where the others alone have the result's shape.
+    """
+    if alive.dtype != torch.bool:
+        return frozenset()
+    found = frozenset(
+        i
+        for i, f in enumerate(site.facts)
+        if not f.fixed and f.term is not None and bool(f.known.all())
+    )
+    others = [t.shape for i, t in enumerate(site.types) if i not in found]
+    for d in range(1, 1 + site.result.rank):
+        if all(len(shape) < d or shape[-d] != site.result.shape[-d] for shape in others):
+            return frozenset()
+    return found
+
+
+def _kept(site: Site, index: int, alive: Mask) -> Term:
+    """The numbers of a constant operand at the channels that are alive."""
+    term = site.facts[index].term
+    if term is None:
+        raise TypeError(f"operand {index} of {site.node.name} is no constant")
+    for d in range(1, 1 + len(term.shape)):
+        size = term.shape[-d]
+        if size == 1 or alive.shape[-d] != size:
+            continue
+        keep = along(alive, -d, size)
+        if not keep.all():
+            op = Take(len(term.shape) - d, ranges_of(keep))
+            term = site.terms.add(op, [term], site.name("constant.live"))
+    return term
+
+
 @channels_of(Pointwise)
 class Elementwise(ChannelRule):
     """expr(x0, x1, ...): all operands that have all channels keep the same."""
@@ -183,14 +220,25 @@ class Elementwise(ChannelRule):
         return elementwise_facts(site, op.tree, op, operands, "constant")
 
     def needs(self, site: Site, alive: Mask) -> Masks:
-        return tuple(operand_mask(alive, t, f) for t, f in zip(site.types, site.facts, strict=True))
+        wanted = [operand_mask(alive, t, f) for t, f in zip(site.types, site.facts, strict=True)]
+        for i in _constants(site, alive):
+            wanted[i] = torch.zeros_like(wanted[i])
+        return tuple(wanted)
 
     def ties(self, site: Site, inputs: Masks, alive: Mask) -> tuple[Masks, Mask]:
-        masks, alive = tie_elementwise(site, range(len(inputs)), list(inputs), alive)
+        constants = _constants(site, alive)
+        alive = rectangular(alive) if constants else alive
+        rest = [i for i in range(len(inputs)) if i not in constants]
+        masks, alive = tie_elementwise(site, rest, list(inputs), alive)
         return tuple(masks), alive
 
     def narrow(self, site: Site, inputs: Masks, alive: Mask, emit: Emit) -> None:
-        emit.result(site.node.op, [emit.input(i, m) for i, m in enumerate(inputs)])
+        constants = _constants(site, alive)
+        names = [
+            emit.term(_kept(site, i, alive)) if i in constants else emit.input(i, mask)
+            for i, mask in enumerate(inputs)
+        ]
+        emit.result(site.node.op, names)
 
     def reason(self, site: Site) -> No | None:
         return None

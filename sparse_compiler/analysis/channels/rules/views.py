@@ -16,6 +16,7 @@ import torch
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Dim
 from sparse_compiler.ops.shape import Expand, Permute, Reshape, Slice, reshape_groups
+from sparse_compiler.ops.take import Spread, ranges_of
 
 from ..facts import (
     MAX_FACTS,
@@ -108,6 +109,9 @@ def full_rank(site: Site, term: Term) -> Term:
     return site.terms.add(Reshape(shape), [term], site.name("constant.full"))
 
 
+FILL_PER_ROWS = 16
+"""At least one channel in so many must be constant for a split into heads to fill them in."""
+
 Runs = list[tuple[tuple[int, ...], tuple[int, ...]]]
 
 
@@ -161,11 +165,38 @@ class Reshapes(View):
                 return ragged(mask, dims[-1])
         return rectangular(mask)
 
+    def _filled(self, site: Site) -> Mask:
+        """Channels of the input that are filled in where a layer's channels are split into heads.
+
+        They are constant, so that the layer needs no row for them even where a head keeps them.
+        A handful is not worth the copy.
+        """
+        x, none = site.facts[0], torch.zeros((), dtype=torch.bool)
+        size = x.frame[-1] if x.frame else 1
+        if x.fixed or x.term is None or size == 1 or x.known.numel() != size:
+            return none
+        split = [right for left, right in self._runs(site) if len(x.frame) - 1 in left]
+        shape = x.term.shape
+        if len(split) != 1 or len(split[0]) < 2 or shape[-1:] != (size,) or prod(shape) != size:
+            return none
+        count = int(x.known.sum())
+        return x.known if FILL_PER_ROWS * count >= size > count else none
+
+    def needs(self, site: Site, alive: Mask) -> Masks:
+        needed = self.pull(site, alive)
+        return (needed & ~self._filled(site),)
+
     def ties(self, site: Site, inputs: Masks, alive: Mask) -> tuple[Masks, Mask]:
         dims = channel_dims(tuple(alive.shape))
         inside = any(set(dims) <= set(right) for _, right in self._runs(site))
         alive = ragged(alive, dims[-1]) if inside and len(dims) == 2 else rectangular(alive)
-        return super().ties(site, inputs, alive)
+        filled = self._filled(site)
+        if alive.dtype != torch.bool or not filled.any():
+            return super().ties(site, inputs, alive)
+        (x,) = inputs
+        alive = alive | self.push(site, x)
+        computed = x | (self.pull(site, alive) & ~filled)
+        return (computed if computed.any() else x | self.pull(site, alive),), alive
 
     def term(self, site: Site) -> Term | None:
         term = site.facts[0].term
@@ -193,7 +224,14 @@ class Reshapes(View):
     def narrow(self, site: Site, inputs: Masks, alive: Mask, emit: Emit) -> None:
         op = cast(Reshape, site.node.op)
         shape = tuple(count_along(alive, d, size) for d, size in enumerate(op.shape))
-        emit.result(replace(op, shape=shape), [emit.input(0, inputs[0])])
+        source, term = emit.input(0, inputs[0]), site.facts[0].term
+        wanted = self.pull(site, alive)
+        if term is not None and not site.facts[0].fixed and (wanted & ~inputs[0]).any():
+            kept, wanted = inputs[0].reshape(-1), wanted.reshape(-1)
+            base = emit.take(term, len(term.shape) - 1, wanted)
+            inside = Spread(ranges_of(kept[wanted]))
+            source = emit.add(inside, [source, base], site.name("filled"))
+        emit.result(replace(op, shape=shape), [source])
 
 
 def _reach(mask: Mask, before: Frame) -> Frame:
