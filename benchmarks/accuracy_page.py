@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparse_compiler.pruning import parameter_slack
@@ -28,6 +29,7 @@ NAMES = {
 STYLES = dict(
     zip(NAMES, ("o-", "s-", "^-", "D-", "v--", "x--", "*--", "+:"), strict=True)
 )  # readable without colour
+COLOURS = {name: f"C{at}" for at, name in enumerate(NAMES)}
 MINILM = "movie snippets"
 COLUMNS = {
     "movie snippets": "movies",
@@ -46,10 +48,11 @@ def write_page(folder: Path, results: list[Row]) -> None:
         rows = [row for row in results if row["case"]["task"] == task]
         if not rows:
             continue
-        block = "\n".join(table(rows))
+        block = "\n".join(["", *table(rows), "", ""])
         pattern = rf"(?<=<!-- {task} -->\n).*?(?=<!-- /{task} -->)"
-        text = re.sub(pattern, lambda _, b=block: f"\n{b}\n\n", text, flags=re.DOTALL)
+        text = re.sub(pattern, block.replace("\\", r"\\"), text, flags=re.DOTALL)
         _plot(task, rows, folder / "images" / f"accuracy_{task}.svg")
+        _plot_patterns(task, rows, folder / "images" / f"accuracy_{task}_patterns.svg")
     page.write_text(text)
 
 
@@ -136,17 +139,24 @@ def _slack(rows: list[Row], dense: Row, names: list[str]) -> Iterator[str]:
         yield f"| {NAMES[name]} | {slack[0]:.2f} | {slack[1]:.2f} |"
 
 
+PANELS = {
+    "minilm": (
+        ("accuracy", MINILM, "accuracy, movie snippets"),
+        ("accuracy", f"{MINILM}, cosine", "cosine to the dense embedding"),
+    ),
+    "digits": (
+        ("accuracy", "digits", "accuracy as pruned"),
+        ("tuned", "digits", "after training"),
+    ),
+}
+"""(field, key, title) of the two panels of a task's plots."""
+
+
 def _plot(task: str, rows: list[Row], path: Path) -> None:
     """Accuracy against sparsity, unstructured, a line for each criterion."""
     dense = _dense(rows)
-    panels = (
-        [("accuracy", MINILM, "accuracy, movie snippets"), ("accuracy", f"{MINILM}, cosine",
-          "cosine to the dense embedding")]
-        if task == "minilm"
-        else [("accuracy", "digits", "accuracy as pruned"), ("tuned", "digits", "after training")]
-    )  # fmt: skip
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, (field, key, title) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (field, key, title) in zip(figure.subplots(1, 2), PANELS[task], strict=True):
         for name, style in STYLES.items():
             points = sorted(
                 (row["case"]["sparsity"], row[field][key])
@@ -154,11 +164,55 @@ def _plot(task: str, rows: list[Row], path: Path) -> None:
                 if row["case"]["criterion"] == name and row["case"]["pattern"] == "unstructured"
             )
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=NAMES[name], markersize=4)
-        axes.axhline(dense["accuracy"][key], color="0.6", linewidth=0.8)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=COLOURS[name],
+                    label=NAMES[name],
+                    markersize=4,
+                )
         axes.set_xlabel("share of zeros in the pruned layers")
-        axes.set_title(title, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(fontsize=7, frameon=False)
+        _finish(axes, title, dense["accuracy"][key])
+    _save(figure, path)
+
+
+def _plot_patterns(task: str, rows: list[Row], path: Path) -> None:
+    """Accuracy of each pattern that is not unstructured, a mark for each criterion."""
+    dense = _dense(rows)
+    found = [p for p in _patterns(rows) if p[0] != "unstructured"]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (field, key, title) in zip(figure.subplots(1, 2), PANELS[task], strict=True):
+        for name, style in STYLES.items():
+            points = [
+                (at, row[field][key])
+                for at, (_, _, those) in enumerate(found)
+                for row in those
+                if row["case"]["criterion"] == name
+            ]
+            if points:
+                mark = style.rstrip("-:")
+                axes.plot(
+                    *zip(*points, strict=True),
+                    mark,
+                    color=COLOURS[name],
+                    label=NAMES[name],
+                    markersize=5,
+                )
+        labels = [_label(pattern, sparsity) for pattern, sparsity, _ in found]
+        axes.set_xticks(range(len(found)), labels, fontsize=8)
+        axes.margins(x=0.1)
+        _finish(axes, title, dense["accuracy"][key])
+    _save(figure, path)
+
+
+def _finish(axes: Axes, title: str, dense: float) -> None:
+    axes.axhline(dense, color="0.6", linewidth=0.8)
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

@@ -69,18 +69,23 @@ def _program(path: Path) -> Source:
     return Source(program, tuple(args), dict(kwargs))
 
 
-def _function(text: str) -> Source:
+def named(text: str) -> Callable[[], Any]:
+    """The function that `module:function` names, looked for from the working folder too."""
     module_name, _, name = text.partition(":")
     sys.path.insert(0, os.getcwd())  # as `python -m` has it
     try:
         function: Callable[[], Any] = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+        return function
+    except (ImportError, AttributeError, ValueError) as error:
         raise UnsupportedError(
             f"cannot find {text}", why=str(error), fix="give the module and function, as a.b:make"
         ) from error
     finally:
         sys.path.remove(os.getcwd())
-    made = function()
+
+
+def _function(text: str) -> Source:
+    made = named(text)()
     match made:
         case (torch.nn.Module() as model, tuple(args)):
             return Source(model.eval(), args)

@@ -8,7 +8,7 @@ label, in rows and columns of whatever layer, is one unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -56,7 +56,9 @@ def couple(graph: Graph, params: Mapping[str, torch.Tensor]) -> Coupling:
     start = 1
     for node in graph.nodes:
         path = layer_path(graph, node)
-        if node.name not in channels.sites or (path is None and not isinstance(node.op, Attention)):
+        # also of what no layer holds, as nn.MultiheadAttention's in_proj_weight: heads are seen
+        writes = path is not None or isinstance(node.op, Attention | Linear)
+        if node.name not in channels.sites or not writes or node.name in graph.weight_time:
             continue
         frame = channels.facts[node.name].frame
         count = math.prod(frame)
@@ -65,6 +67,7 @@ def couple(graph: Graph, params: Mapping[str, torch.Tensor]) -> Coupling:
         if path is not None:
             found.append((path, node))
     sweep(channels, _spread)
+    _join_calls(channels, [_labels(channels, path, node) for path, node in found], start)
     results = {
         label
         for name in graph.results
@@ -105,6 +108,24 @@ def _spread(channels: Channels, node: Node) -> set[str]:
     return changed
 
 
+def _join_calls(channels: Channels, layers: list[Labels], count: int) -> None:
+    """Row for row, a layer that is called twice has one label for all of its calls."""
+    calls: dict[str, list[Labels]] = {}
+    for layer in layers:
+        calls.setdefault(layer.layer, []).append(layer)
+    same = nx.Graph()
+    for first, *others in calls.values():
+        for other in others:
+            same.add_edges_from(zip(first.rows.tolist(), other.rows.tolist(), strict=True))
+    if not same:
+        return
+    table = torch.arange(count)
+    for part in nx.connected_components(same):
+        table[list(part)] = 0 if 0 in part else max(part)
+    for name, labels in channels.alive.items():
+        channels.alive[name] = table[labels]
+
+
 def channel_groups(coupling: Coupling) -> Iterator[Group]:
     """Output channels that go together, rows alone; not those that the model gives out."""
     graph = nx.Graph()
@@ -117,7 +138,7 @@ def channel_groups(coupling: Coupling) -> Iterator[Group]:
     for part in _components(graph):
         layers = [coupling.layers[at] for at in part]
         units = _numbered(label for layer in layers for label in layer.rows.tolist())
-        yield Group(len(units), tuple(_rows(layer, units) for layer in layers))
+        yield _group(len(units), [_rows(layer, units) for layer in layers])
 
 
 def neuron_groups(coupling: Coupling) -> Iterator[Group]:
@@ -133,23 +154,25 @@ def neuron_groups(coupling: Coupling) -> Iterator[Group]:
         touched = [x for x in coupling.layers if set(x.rows.tolist()) & set(labels)]
         readers = [x for x in coupling.layers if x.columns is not None and _meets(x, labels)]
         same = all(set(x.rows.tolist()) == set(labels) for x in touched)
-        if not touched or not same or len({id(x.node) for x in readers}) != 1:
+        if not touched or not same or not _one_reader(readers, reader, coupling.layers):
             continue
         units = _numbered(labels)
         members = [*(_rows(layer, units) for layer in touched), _columns(reader, units)]
-        yield Group(len(units), tuple(m for m in members if m is not None))
+        yield _group(len(units), [m for m in members if m is not None])
 
 
 def head_groups(coupling: Coupling) -> Iterator[Group]:
     """Heads of each attention; query heads that share a key head are one unit with it."""
     channels = coupling.channels
+    seen: set[frozenset[int]] = set()  # an attention that is called twice has the same labels
     for node in channels.graph.nodes:
         if not isinstance(node.op, Attention) or node.name not in channels.sites:
             continue
         units = _heads([channels.alive[name] for name in node.inputs[:3]])
         count = len(set(units.values()))
-        if count < 2 or 0 in units:
+        if count < 2 or 0 in units or frozenset(units) in seen:
             continue  # nothing to choose from, or heads that no layer of the model makes
+        seen.add(frozenset(units))
         members = [
             member
             for layer in coupling.layers
@@ -157,7 +180,7 @@ def head_groups(coupling: Coupling) -> Iterator[Group]:
             if member is not None and bool((member.units >= 0).any())
         ]
         if members:
-            yield Group(count, tuple(members))
+            yield _group(count, members)
 
 
 def _heads(masks: list[torch.Tensor]) -> dict[int, int]:
@@ -236,6 +259,19 @@ def _distinct(labels: torch.Tensor) -> set[int]:
 
 def _meets(layer: Labels, labels: list[int]) -> bool:
     return layer.columns is not None and bool(set(layer.columns.tolist()) & set(labels))
+
+
+def _one_reader(readers: list[Labels], reader: Labels, layers: Sequence[Labels]) -> bool:
+    """Whether one layer alone reads these units, the same in each of its calls; `reader` is the
+    first of them."""
+    calls = [x for x in layers if x.layer == reader.layer]
+    alike = len({tuple(x.columns.tolist()) for x in calls if x.columns is not None}) == 1
+    return alike and reader is readers[0] and {x.layer for x in readers} == {reader.layer}
+
+
+def _group(count: int, members: Iterable[Member]) -> Group:
+    """Each layer once, however often it is called."""
+    return Group(count, tuple({(m.layer, m.axis): m for m in members}.values()))
 
 
 def _numbered(labels: Iterable[int]) -> dict[int, int]:

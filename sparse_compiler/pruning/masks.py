@@ -56,6 +56,15 @@ def attach(module: nn.Module, tensor_name: str, mask: Mask) -> None:
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
+def make_plain(model: nn.Module) -> nn.Module:
+    """`model` itself, its masks gone and their zeros in the weights: the same results."""
+    for module in list(model.modules()):
+        chains = getattr(module, "parametrizations", {})
+        for name in [n for n, chain in chains.items() if any(isinstance(s, Mask) for s in chain)]:
+            parametrize.remove_parametrizations(module, name)
+    return model
+
+
 def _reduce(module: nn.Module, protocol: int) -> Any:
     """Pickle as the plain module with its original weights, and the masks to attach again."""
     state = dict(module.__dict__)

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from sparse_compiler.analysis.sparsity import SparsityFacts, sparsity_facts
+from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.errors import UnsupportedError
-from sparse_compiler.formats.base import FORMATS, Format, candidates
+from sparse_compiler.formats.base import FORMATS, candidates
 from sparse_compiler.pruning.calibration import call, evaluating
 from sparse_compiler.pruning.layers import Layer, find_layers
 
@@ -207,7 +207,7 @@ def _layer(
     nonzeros, bits = int(weight.count_nonzero()), layer.weight.element_size() * 8
     found = None if effective is None else effective.get(layer.name)
     facts = sparsity_facts(view.matrix(weight))
-    sizes = {name: _ideal_bits(FORMATS[name], facts, bits) for name in candidates(facts)}
+    sizes = {name: FORMATS[name].ideal_bits_of(facts, bits) for name in candidates(facts)}
     smallest = min(sizes, key=sizes.__getitem__)
     return LayerMetrics(
         layer.name,
@@ -220,10 +220,6 @@ def _layer(
         math.ceil(sizes[smallest] / 8),
         smallest,
     )
-
-
-def _ideal_bits(format_: Format, facts: SparsityFacts, bits: int) -> float:
-    return format_.ideal_bits(facts.rows, facts.columns, format_.stored(facts), bits)
 
 
 def _positions(model: nn.Module, layers: list[Layer], example: object) -> dict[int, int]:

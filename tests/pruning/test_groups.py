@@ -86,8 +86,52 @@ def test_no_neurons_where_more_than_elementwise_ops_lie_between(what, line):
 
 def test_no_neurons_where_another_layer_reads_them_or_the_model_gives_them_out():
     assert groups(GATED.replace("return %y", "return %y, %h"), "neuron") == []
+    more = "    %z: f32[7, 8] = linear(%h, %other.weight)\n    return %y, %z"
+    text = GATED.replace("    return %y", more)
+    first = "    param %gate.weight: f32[12, 8]\n"
+    assert (
+        groups(text.replace(first, f"{first}    param %other.weight: f32[8, 12]\n"), "neuron") == []
+    )
+
+
+def test_a_layer_that_is_called_twice_has_one_set_of_units():
     more = "    %z: f32[7, 8] = linear(%h, %down.weight)\n    return %y, %z"
-    assert groups(GATED.replace("    return %y", more), "neuron") == []
+    assert groups(GATED.replace("    return %y", more), "neuron") == groups(GATED, "neuron") != []
+
+
+CALLED_TWICE = """
+    input %x: f32[7, 8]
+    param %a.weight: f32[8, 8]
+    param %b.weight: f32[8, 8]
+    %h: f32[7, 8] = linear(%x, %a.weight)
+    %r: f32[7, 8] = pointwise[expr="relu(x0)"](%h)
+    %y: f32[7, 8] = linear(%r, %SECOND.weight)
+    return %y
+    """
+
+
+@pytest.mark.parametrize("second, found", [("a", []), ("b", ["8 units: 8 rows of a"])])
+def test_channels_that_a_second_call_gives_out_stay(second, found):
+    assert groups(CALLED_TWICE.replace("SECOND", second), "channel") == found
+
+
+TWO_BEFORE_ONE = """
+    input %x: f32[7, 8]
+    param %a.weight: f32[16, 8]
+    param %b.weight: f32[16, 8]
+    param %down.weight: f32[8, 16]
+    param %other.weight: f32[8, 16]
+    %h: f32[7, 16] = linear(%x, %a.weight)
+    %g: f32[7, 16] = linear(%x, %b.weight)
+    %y: f32[7, 8] = linear(%h, %down.weight)
+    %z: f32[7, 8] = linear(%g, %SECOND.weight)
+    return %y, %z
+    """
+
+
+@pytest.mark.parametrize("second, count", [("down", 0), ("other", 2)])
+def test_neurons_of_two_layers_stay_where_both_end_in_one(second, count):
+    assert len(groups(TWO_BEFORE_ONE.replace("SECOND", second), "neuron")) == count
 
 
 ATTENTION = """
@@ -227,3 +271,19 @@ def test_effective_sparsity_counts_what_reads_a_dead_channel():
     found = sc.metrics(masked, (torch.randn(2, 8),))
     assert [layer.sparsity for layer in found.layers] == [0.25, 0.0]
     assert [layer.effective_sparsity for layer in found.layers] == [0.25, 0.25]
+
+
+@pytest.mark.system
+def test_heads_of_torchs_own_attention_are_columns_of_what_reads_them():
+    """Its query, key and value are one parameter, which no layer holds: shrunk all the same."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True).eval()
+    args = (torch.randn(1, 5, 48),)
+    (found,) = sc.find_groups(model, "head", args)
+    assert str(found) == "4 units: 48 columns of self_attn.out_proj"
+    masked = sc.sparsify(model, Magnitude(0.5, "head", **SMALL), args=args)
+    small = sc.shrink(masked, args)
+    sizes = [sum(t.numel() for t in m.state_dict().values()) for m in (model, small)]
+    assert sizes[0] - sizes[1] == 24 * (3 * (48 + 1) + 48)  # rows, biases, columns
+    with torch.no_grad():
+        torch.testing.assert_close(small(*args), masked(*args), rtol=1e-5, atol=1e-5)
