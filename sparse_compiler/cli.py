@@ -4,84 +4,131 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from sparse_compiler import cli_models
-from sparse_compiler.errors import SparseCompilerError
+from sparse_compiler import cli_models, cli_sparsify, terminal
+from sparse_compiler.errors import InternalError, SparseCompilerError
 
+ABOUT = "A sparsity compiler for PyTorch: zeros go in, speed comes out."
 app = typer.Typer(
     name="sparse-compiler",
-    help="A sparsity compiler for PyTorch: zeros go in, speed comes out.",
+    help=ABOUT,
+    epilog="MODEL is a .pt2 file, a Hugging Face folder, module:function, or a saved model. "
+    "Exit codes: 0 done, 1 a check failed or a defect of ours, 2 the input, an option or the "
+    "environment must change, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
 
+EXIT_DEFECT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
 @app.callback()
 def _root() -> None:
-    """A sparsity compiler for PyTorch: zeros go in, speed comes out."""
+    pass
 
 
-@app.command()
+cli_models.register(app)
+app.command(epilog="For instance: sparse-compiler sparsify bert-folder -o pruned --sparsity 0.9")(
+    cli_sparsify.sparsify
+)
+
+
+@app.command(
+    epilog="For instance: sparse-compiler bench minilm --sparsity 0,0.9 --against inductor-frozen"
+)
 def bench(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="minilm, bert, resnet50, ... or linear-3072x768."),
+        typer.Argument(metavar="MODEL", help="minilm, bert, resnet50, ... or linear-3072x768."),
     ] = None,
     suite: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             help="Named lists of cases: short, layers, models, engine, engine-batch, "
-            "engine-one-thread, zoo, decode, structured."
+            "engine-one-thread, zoo, decode, structured.",
         ),
     ] = "",
     sparsity: Annotated[
-        str, typer.Option(help="Shares of zeros, as 0,0.9; by default 0 to 0.95.")
+        str, typer.Option(metavar="LIST", help="Shares of zeros, as 0,0.9; by default 0 to 0.95.")
     ] = "",
     pattern: Annotated[
-        str, typer.Option(help="unstructured, channel, N:M as 2:4, blocks as 4x1; or a list.")
+        str,
+        typer.Option(
+            metavar="LIST", help="unstructured, channel, N:M as 2:4, blocks as 4x1; or a list."
+        ),
     ] = "unstructured",
-    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1",
-    tokens: Annotated[str, typer.Option(help="Sequence lengths, for models of tokens.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="0: one for each usable core.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    batch: Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, as 1,8.")] = "1",
+    tokens: Annotated[
+        str, typer.Option(metavar="LIST", help="Sequence lengths, for models of tokens.")
+    ] = "",
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, help="0: one for each usable core.")
+    ] = 0,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or bfloat16.")] = "float32",
     against: Annotated[
-        str, typer.Option(help="Engines to compare with, or files that define one; default all.")
+        str,
+        typer.Option(
+            metavar="LIST", help="Engines to compare with, or files that define one; default all."
+        ),
     ] = "",
     baseline: Annotated[
-        str, typer.Option(help="Engine that ratios refer to; default the fastest dense one.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Engine that ratios refer to; default the fastest dense one."
+        ),
     ] = "",
-    rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each engine.")] = 25,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Timed calls of each engine.")
+    ] = 25,
     time_limit: Annotated[
-        float, typer.Option(min=0.1, help="Seconds an engine may take to compile a case.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="What an engine may take to compile a case."),
     ] = 900.0,
-    warm: Annotated[bool, typer.Option(help="Measure compile times with warm caches too.")] = True,
-    overhead: Annotated[bool, typer.Option(help="Measure the overhead of a call.")] = True,
-    roofline: Annotated[bool, typer.Option(help="Measure the machine's roofs.")] = True,
-    json: Annotated[Path | None, typer.Option(help="Write all figures and samples here.")] = None,
+    warm: Annotated[
+        bool, typer.Option(metavar="", help="Measure compile times with warm caches too.")
+    ] = True,
+    overhead: Annotated[
+        bool, typer.Option(metavar="", help="Measure the overhead of a call.")
+    ] = True,
+    roofline: Annotated[bool, typer.Option(metavar="", help="Measure the machine's roofs.")] = True,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write all figures and samples here; - for standard output alone."
+        ),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option(help="Keep the cases that the file of --json holds already.")
+        bool, typer.Option(metavar="", help="Keep the cases that the file of --json holds already.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Folder for figures, PNG and SVG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for figures, PNG and SVG.")
+    ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="Folder in which benchmarks.md is rewritten.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder in which benchmarks.md is rewritten."),
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(help="TOML of ratios that must hold; see benchmarks/.")
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML of ratios that must hold; see benchmarks/."),
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Take figures from this JSON; measure nothing.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Take figures from this JSON; measure nothing."),
     ] = None,
     lock: Annotated[
-        str, typer.Option(help="File locked while timing, so that two runs do not overlap.")
+        str,
+        typer.Option(
+            metavar="FILE", help="File locked while timing, so that two runs do not overlap."
+        ),
     ] = "",
 ) -> None:
     """Measure this compiler against its peers on MODEL..., a suite, or the cases of a check."""
@@ -112,16 +159,17 @@ def bench(
         lock=lock,
         command="sparse-compiler " + " ".join(sys.argv[1:]),
     )
-    raise typer.Exit(execute(request, Console()))
+    raise typer.Exit(execute(request, terminal.console(json=json == Path("-"))))
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: cli_models.Json = False) -> None:
     """Say what is there, what is missing, and what to do about it."""
     from sparse_compiler.doctor import examine
 
-    console = Console()
+    console = terminal.console(json=json)
     findings = examine()
+    terminal.print_json([asdict(finding) for finding in findings], json)
     for finding in findings:
         sign, style = ("ok", "green") if finding.ok else finding.sign
         console.print(f"[{style}]{sign:>7}[/]  [bold]{finding.name}[/]: {finding.what}")
@@ -132,7 +180,8 @@ def doctor() -> None:
 
 @app.command()
 def calibrate(
-    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch uses.")] = 0,
+    threads: Annotated[int, typer.Option(metavar="N", min=0, help="0: as many as torch uses.")] = 0,
+    json: cli_models.Json = False,
 ) -> None:
     """Measure this machine for the cost model again, a few seconds; the figures are kept."""
     import torch
@@ -143,11 +192,15 @@ def calibrate(
 
     options = Options.from_env()
     count = threads or torch.get_num_threads()
-    machine = measure(options, count)
-    console = Console()
+    with terminal.progress() as progress:
+        progress.add_task("measuring")
+        machine = measure(options, count)
     if not machine.scale:
-        console.print("the machine is too busy to be measured; try again when it is idle")
+        busy = "the machine is too busy to be measured; try again when it is idle"
+        terminal.console(err=True).print(busy)
         raise typer.Exit(1)
+    console, path = terminal.console(json=json), calibration_path(options, count)
+    terminal.print_json({**asdict(machine), "threads": count, "path": str(path)}, json)
     for kernel, factor in machine.scale:
         name = kernel or "all other kernels"
         console.print(f"{name:<20} {factor:.2f} times as long as on the reference core")
@@ -155,10 +208,10 @@ def calibrate(
         console.print(f"{kernel:<20} " + ", ".join(f"{c:.4g} ns" for c in figures))
     console.print(f"{'memory':<20} {machine.bytes_per_ns:.0f} GB/s")
     console.print(f"{'cache':<20} {machine.cache_bytes_per_ns:.0f} GB/s")
-    console.print(f"for {count} threads, in {calibration_path(options, count)}", style="dim")
+    console.print(f"for {count} threads, in {path}", style="dim")
 
 
-cli_models.register(app)
+cli_models.register_cache(app)
 
 
 def main() -> None:
@@ -168,12 +221,19 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        app(prog_name="sparse-compiler")
+    except InternalError as error:
+        _complain(f"{error}\nThis is a defect of sparse_compiler: please report it.")
+        sys.exit(EXIT_DEFECT)
     except SparseCompilerError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        _complain(str(error))
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _complain(text: str) -> None:
+    terminal.console(err=True).print(text, style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

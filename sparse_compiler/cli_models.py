@@ -2,67 +2,99 @@
 
 from __future__ import annotations
 
-import json as json_text
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from sparse_compiler.terminal import console as _console
+from sparse_compiler.terminal import print_json as _print
 
 Model = Annotated[
     str,
     typer.Argument(
+        metavar="MODEL",
         help="A .pt2 file, a saved model, a Hugging Face folder, or module:function, which "
-        "returns (model, args)."
+        "returns (model, args).",
     ),
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Samples of an example input.")]
-Tokens = Annotated[int, typer.Option(min=1, help="Tokens of an example input.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Samples of an example input.")]
+Tokens = Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of an example input.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")]
 
 cache = typer.Typer(help="The folder of compiled kernels.", no_args_is_help=True)
 
 
 def compile(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="The file, or a library's folder, to write."
+        ),
+    ],
+    library: Annotated[
+        bool,
+        typer.Option(
+            "--library", metavar="", help="Make a library for C programs, without Python."
+        ),
+    ] = False,
+    target: Annotated[
+        str,
+        typer.Option(metavar="ISA", help="Of a library: native, x86-64-v3, x86-64-v4 or aarch64."),
+    ] = "native",
     batch: Batch = 1,
     tokens: Tokens = 128,
     json: Json = False,
 ) -> None:
-    """Save MODEL ahead of time, for `run`, or for sc.load in another program."""
-    from sparse_compiler.commands import Example, compile_model
+    """Save MODEL ahead of time, for `run`, for sc.load in another program, or for C programs."""
+    if target != "native" and not library:
+        raise typer.BadParameter("--target needs --library: a saved model serves every machine")
+    from sparse_compiler.commands import Example, compile_library, compile_model
 
-    console = _console(json)
-    _print(compile_model(model, output, Example(batch, tokens), console), json)
+    example, console = Example(batch, tokens), _console(json=json)
+    if library:
+        _print(compile_library(model, output, example, console, target), json)
+        return
+    _print(compile_model(model, output, example, console), json)
 
 
 def inspect(
     model: Model,
     after: Annotated[str, typer.Option(metavar="PASS", help="The graph after this pass.")] = "",
-    diff: Annotated[bool, typer.Option("--diff", help="What --after's pass changed.")] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", metavar="", help="What --after's pass changed.")
+    ] = False,
     why: Annotated[str, typer.Option(metavar="LAYER", help="One layer: candidates, reason.")] = "",
-    html: Annotated[Path | None, typer.Option(help="Write the report as a page.")] = None,
-    explorer: Annotated[Path | None, typer.Option(help="Write Model Explorer's JSON.")] = None,
+    groups: Annotated[
+        bool, typer.Option("--groups", metavar="", help="The channels that go together.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as a page.")
+    ] = None,
+    explorer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write Model Explorer's JSON.")
+    ] = None,
     batch: Batch = 1,
     tokens: Tokens = 128,
     json: Json = False,
 ) -> None:
     """Say what became of each layer of MODEL, and why; or show its graph."""
-    from sparse_compiler.commands import Example, Inspection, inspect_model
-
     if diff and not after:
         raise typer.BadParameter("--diff needs --after PASS")
-    example, console = Example(batch, tokens), _console(json)
-    request = Inspection(after, diff, why, html, explorer)
+    from sparse_compiler.commands import Example, Inspection, inspect_model
+
+    example, console = Example(batch, tokens), _console(json=json)
+    request = Inspection(after, diff, why, html, explorer, groups)
     found = inspect_model(model, example, console, request)
     _print(found, json)
 
 
 def run(
     model: Model,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed calls.")] = 20,
-    threads: Annotated[int, typer.Option(min=0, help="0: as torch has it.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Timed calls.")] = 20,
+    threads: Annotated[int, typer.Option(min=0, metavar="N", help="0: as torch has it.")] = 0,
     batch: Batch = 1,
     tokens: Tokens = 128,
     json: Json = False,
@@ -70,7 +102,7 @@ def run(
     """Run MODEL on example inputs: what comes out, and how long a call takes."""
     from sparse_compiler.commands import Example, run_model
 
-    example, console = Example(batch, tokens), _console(json)
+    example, console = Example(batch, tokens), _console(json=json)
     _print(run_model(model, example, console, rounds=rounds, threads=threads), json)
 
 
@@ -81,7 +113,7 @@ def list_cache(json: Json = False) -> None:
 
     folder = cache_folder()
     entries = cached_kernels(folder)
-    print_cache(folder, entries, _console(json))
+    print_cache(folder, entries, _console(json=json))
     _print({"folder": str(folder), "files": entries}, json)
 
 
@@ -92,7 +124,7 @@ def clear(json: Json = False) -> None:
 
     folder = cache_folder()
     found = {"folder": str(folder), **clear_cache(folder)}
-    _console(json).print(f"removed {found['removed']} files from {folder}", highlight=False)
+    _console(json=json).print(f"removed {found['removed']} files from {folder}", highlight=False)
     _print(found, json)
 
 
@@ -104,21 +136,23 @@ def size(json: Json = False) -> None:
     folder = cache_folder()
     entries = cached_kernels(folder)
     total = sum(entry["bytes"] for entry in entries)
-    _console(json).print(f"{total} bytes in {len(entries)} files, {folder}", highlight=False)
+    _console(json=json).print(f"{total} bytes in {len(entries)} files, {folder}", highlight=False)
     _print({"folder": str(folder), "files": len(entries), "bytes": total}, json)
 
 
+EXAMPLES: Mapping[Callable[..., None], str] = {
+    compile: "sparse-compiler compile model.pt2 -o model.scz",
+    inspect: "sparse-compiler inspect model.scz --why encoder.fc1",
+    run: "sparse-compiler run model.scz --rounds 100",
+}
+
+
 def register(app: typer.Typer) -> None:
-    """Adds these commands to the program's."""
-    for command in (compile, inspect, run):
-        app.command()(command)
+    """Adds the commands that take a model to the program's."""
+    for command, example in EXAMPLES.items():
+        app.command(epilog=f"For instance: {example}")(command)
+
+
+def register_cache(app: typer.Typer) -> None:
+    """Adds `cache` and its own commands."""
     app.add_typer(cache, name="cache")
-
-
-def _console(json: bool) -> Console:
-    return Console(quiet=json)
-
-
-def _print(found: dict[str, Any], json: bool) -> None:
-    if json:
-        typer.echo(json_text.dumps(found, indent=1, default=str))

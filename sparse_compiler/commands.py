@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 from rich.table import Table
 
-from . import api
+from . import api, terminal
 from .analysis.cost import Sizes
 from .compiled import Compiled
 from .errors import UnsupportedError
+from .inspector.channels import structure_of
 from .inspector.report import LayerEntry, Report
 from .ir.text import parse_graph
 from .options import Options, nearest
@@ -43,13 +43,32 @@ class Example:
     tokens: int = 128
 
 
+def compile_library(
+    model: str, output: Path, example: Example, console: Console, target: str
+) -> dict[str, Any]:
+    """Makes a library for C programs of a model, in a folder."""
+    if is_saved(model):
+        raise UnsupportedError(f"{model} is compiled already", fix="give what it was made of")
+    with terminal.progress() as progress:
+        task = progress.add_task("reading the model")
+        source = read_source(model, batch=example.batch, tokens=example.tokens)
+        progress.update(task, description="tracing, choosing formats, compiling kernels")
+        folder = api.export(
+            source.model, source.args, output, source.kwargs, library=True, target=target
+        )
+    files = {path.name: path.stat().st_size for path in sorted(folder.glob("model.*"))}
+    for name, size in files.items():
+        console.print(f"{folder / name}: {_bytes(size)}")
+    return {"path": str(folder), "target": target, "bytes": files}
+
+
 def compile_model(model: str, output: Path, example: Example, console: Console) -> dict[str, Any]:
     """Saves a model ahead of time, and says what became of it."""
     if is_saved(model):
         raise UnsupportedError(
             f"{model} is compiled already", fix="give what it was made of, or use inspect or run"
         )
-    with _progress(console) as progress:
+    with terminal.progress() as progress:
         task = progress.add_task("reading the model")
         source = read_source(model, batch=example.batch, tokens=example.tokens)
         progress.update(task, description="tracing, choosing formats, compressing")
@@ -69,7 +88,8 @@ def compile_model(model: str, output: Path, example: Example, console: Console) 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What to show: the graph after a pass, or what that changed; one layer; else the ledger.
+    """What to show: the graph after a pass, or what that changed; one layer; the groups of
+    channels; else the ledger.
 
     html, explorer: files for the page and for Model Explorer's graphs.
     """
@@ -79,6 +99,7 @@ class Inspection:
     why: str = ""
     html: Path | None = None
     explorer: Path | None = None
+    groups: bool = False
 
 
 def inspect_model(
@@ -87,11 +108,13 @@ def inspect_model(
     """Prints what `request` asks for; without a wish, the ledger."""
     if request.after:
         return _graph_after(model, example, console, request.after, request.diff)
+    if request.groups:
+        return _groups(model, example, console)
     report = _report(model, example)
     if request.html is not None:
-        report.html(request.html)
+        terminal.write_text(request.html, report.html())
     if request.explorer is not None:
-        request.explorer.write_text(json.dumps(report.model_explorer()))
+        terminal.write_text(request.explorer, json.dumps(report.model_explorer()))
     if request.why:
         entry = _layer(report, request.why)
         _print_entry(entry, console)
@@ -106,7 +129,7 @@ def run_model(
     """Runs a model on example inputs: what comes out, and how long a call takes."""
     if threads:
         torch.set_num_threads(threads)
-    with _progress(console) as progress:
+    with terminal.progress() as progress:
         task = progress.add_task("loading")
         compiled, args, kwargs = _compiled(model, example)
         progress.update(task, description="running")
@@ -163,6 +186,19 @@ def print_cache(folder: Path, entries: list[dict[str, Any]], console: Console) -
         console.out(f"{when}  {_bytes(entry['bytes']):>10}  {entry['name']}", highlight=False)
     total = _bytes(sum(entry["bytes"] for entry in entries))
     console.out(f"{len(entries)} files, {total}, in {folder}", highlight=False)
+
+
+def _groups(model: str, example: Example, console: Console) -> dict[str, Any]:
+    """Prints which channels go together, and what keeps those that are constant."""
+    if is_saved(model):
+        raise UnsupportedError(
+            f"{model} is compiled already: its dead channels are gone",
+            fix="give what it was made of",
+        )
+    source = read_source(model, batch=example.batch, tokens=example.tokens)
+    structure = structure_of(source.model, source.args, source.kwargs)
+    console.out(structure.text(), end="", highlight=False)
+    return structure.json()
 
 
 def _report(model: str, example: Example) -> Report:
@@ -274,13 +310,6 @@ def _bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
-
-
-def _progress(console: Console) -> Progress:
-    """A spinner on a terminal; nothing in a pipe."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    err = Console(stderr=True)
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 def cache_folder() -> Path:

@@ -7,7 +7,6 @@ environment and the table in the documentation are all loops over the fields.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import platformdirs
 
+from . import logs
 from .errors import OptionError
 
 COMPILERS = ("g++", "c++", "clang++")
@@ -158,6 +158,16 @@ class Options:
             shown="the user's cache folder",
         ),
     )
+    timing_lock: Path | None = field(
+        default=None,
+        metadata=_about(
+            "File that a process holds locked while it times something, so that none times at once "
+            "with another.",
+            Path,
+            env=("SPARSE_COMPILER_TIMING_LOCK",),
+            optional=True,
+        ),
+    )
     compiler: str | None = field(
         default_factory=find_compiler,
         metadata=_about(
@@ -184,13 +194,13 @@ class Options:
             env=("SPARSE_COMPILER_PROFILE",),
         ),
     )
-    log: str = field(
-        default="warning",
+    log: str | None = field(
+        default=None,
         metadata=_about(
-            "Least severe message that is logged; `info` gives a line for each pass.",
+            "What is logged: a level as `info`, or channels as `passes,+codegen`.",
             str,
             env=("SPARSE_COMPILER_LOG",),
-            choices=("debug", "info", "warning", "error"),
+            optional=True,
         ),
     )
 
@@ -199,6 +209,7 @@ class Options:
             object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
         if self.fuel is not None and self.fuel < 0:
             raise OptionError(f"option fuel is {self.fuel}", fix="give a number of 0 or more")
+        logs.levels(self.log or "")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -230,8 +241,8 @@ class Options:
         )
 
     def configure_logging(self) -> None:
-        """Lets messages of the level `log` through the package's logger."""
-        logging.getLogger("sparse_compiler").setLevel(self.log.upper())
+        """Lets the loggers that `log` names speak."""
+        logs.configure(self.log)
 
 
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:

@@ -1,6 +1,5 @@
 """Options: where values come from, and what impossible ones are told."""
 
-import logging
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
@@ -117,8 +116,7 @@ def test_docs_hold_every_field_once():
     assert {row.name: row.default for row in rows}["verify"] == "1"
 
 
-def test_logging(monkeypatch):
-    logger = logging.getLogger("sparse_compiler")
-    monkeypatch.setattr(logger, "level", logger.level)
-    Options(log="info").configure_logging()
-    assert logger.level == logging.INFO
+@pytest.mark.parametrize("log", ["inof", "passes,++codegen", "+nothing", "pases"])
+def test_what_is_no_channel_of_logging(log):
+    with pytest.raises(OptionError, match="no channel"):
+        Options(log=log)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 import sympy
 import torch
 
 from ..errors import ArtifactError, SparseCompilerError
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, attr_symbols
 from ..ir.text import parse_graph, print_node
 from ..ir.types import TensorType, symbols_in, torch_dtype
 from ..ir.verify import tensor_items, verify
@@ -24,6 +25,8 @@ from ..runtime.artifact import memory_bytes
 
 _NAME = re.compile(r"[\w.$-]+\Z", re.ASCII)
 _SYMBOL = re.compile(r"[a-z]+\d+\Z")  # torch's: s0, u3
+_UNBACKED = re.compile(r"u\d+\Z")  # a size that an operator finds out
+_PLAIN = {"bool": bool, "str": str}
 _LARGEST_EXPRESSION = 64  # operations of a size
 _ALSO_PURE = frozenset(
     (
@@ -115,6 +118,7 @@ def _check_nodes(graph: Graph) -> None:
             raise ArtifactError(f"%{name} uses the size {min(unknown)}, which has no range")
     for node in graph.nodes:
         _check_call(node)
+        _check_attributes(node, frozenset(graph.symbols))
 
 
 def _tensor_types(graph: Graph) -> Iterator[tuple[str, TensorType]]:
@@ -133,6 +137,17 @@ def _check_call(node: Node) -> None:
             why="only torch operators that are known to do nothing but compute may be called",
             fix="compile the model in process with sc.compile",
         )
+
+
+def _check_attributes(node: Node, known: frozenset[str]) -> None:
+    """Sizes among the attributes are the graph's or torch's; flags and words are just that."""
+    for field in fields(node.op):
+        value = getattr(node.op, field.name)
+        if type(value) is not _PLAIN.get(str(field.type), type(value)):
+            raise ArtifactError(f"{field.name} is no {field.type}", node=print_node(node))
+    unknown = {n for n in attr_symbols(node.op) - known if not _UNBACKED.match(n)}
+    if unknown:
+        raise ArtifactError(f"the size {min(unknown)} has no range", node=print_node(node))
 
 
 def _first_lines(error: Exception) -> str:

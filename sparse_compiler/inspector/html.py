@@ -17,8 +17,10 @@ from typing import Any
 import networkx as nx
 import torch
 
+from ..analysis.cost import Sizes
 from ..codegen.cpu.source import print_segment
 from ..ir.graph import Graph, Node
+from ..ir.types import TensorType
 from ..runtime.pipeline import Lowered
 from ..runtime.weights import WeightTimeValues
 from .profile import Profile
@@ -83,9 +85,24 @@ def _facts(layers: list[dict[str, Any]], details: Details) -> list[tuple[str, st
     ours, dense = (sum(g[i] for g in gains if g is not None) for i in (0, 1))
     if ours:
         facts.append((f"{dense / ours:.1f}x", "predicted against torch's dense layers"))
+    facts += _sizes(layers, details.lowered.graph)
     if details.profile is not None:
         facts.append((f"{details.profile.total_ms:.3f} ms", "a call, measured"))
+        shares, values = _shares(details.profile), {layer.get("value", "") for layer in layers}
+        spent = sum(shares.get(value, 0.0) for value in values)  # merged layers have one value
+        facts.append((f"{spent:.0%}", "of that in layers with weights"))
     return facts
+
+
+def _sizes(layers: list[dict[str, Any]], graph: Graph) -> list[tuple[str, str]]:
+    """Bytes of the packed weights, where they are packed, against the same ones dense."""
+    packed = {e["source"]: e["stored_bytes"] for e in layers if e["stored_bytes"] and "source" in e}
+    types = [graph.types[name] for name in packed]
+    dense = sum(Sizes({}).nbytes(type_) for type_ in types if isinstance(type_, TensorType))
+    if not dense:
+        return []
+    stored = sum(packed.values())
+    return [(f"{stored / 2**20:.1f} MiB", f"of weights, which take {dense / 2**20:.1f} MiB dense")]
 
 
 def _gain(layer: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -13,6 +13,8 @@ REASONS: dict[str, str] = {
     "low_fill": "The blocks would hold more zeros than the format can make up for.",
     "not_n_of_m": "Some group of M neighbours has more than N non-zeros.",
     "slack": "No group of M has so many non-zeros as N: a smaller N fits.",
+    "none_dead": "No row or column of the weight is zero as a whole.",
+    "no_split": "The weight is not partly of the first format of a split and partly not.",
     "width": "The number of columns is no multiple of the block or group.",
     "no_zeros": "The weight has no zeros, or so few that no format stores fewer numbers.",
     "no_nonzeros": "The weight has no non-zeros.",

@@ -161,7 +161,7 @@ def _ideal_bits(format_: str, facts: SparsityFacts | None) -> float | None:
         return None
     found = FORMATS[format_]
     bits = 8 * found.value_bytes
-    return found.ideal_bits(facts.rows, facts.columns, found.stored(facts), bits)
+    return found.ideal_bits_of(facts, bits)
 
 
 def _kernel(graph: Graph, node: Node, format_: str) -> str:

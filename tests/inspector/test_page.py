@@ -71,6 +71,14 @@ def test_the_page_holds_what_the_ledger_holds(page: Path) -> None:
     assert any("#include" in source for _, source in data["sources"])
 
 
+def test_the_first_look(page: Path) -> None:
+    facts = {what: figure for figure, what in data_of(page.read_text("utf-8"))["facts"]}
+    assert facts["layers in our kernels"] == "3 of 4"
+    assert any(what.startswith("of weights, which take") for what in facts)
+    assert facts["a call, measured"].endswith(" ms")
+    assert 0 < int(facts["of that in layers with weights"].rstrip("%")) <= 100
+
+
 def test_it_asks_for_nothing(page: Path) -> None:
     text = page.read_text()
     markup = text.split('id="data"')[0]
@@ -196,12 +204,20 @@ class TestInTheBrowser:
     def test_passes_drawing_and_code_unfold(self, tab: Any) -> None:
         tab.locator("#stages summary", has_text="fuse-pointwise").click()
         tab.wait_for_selector("#stages pre .add")
+        tab.locator("#stages details details summary").first.click()
+        tab.wait_for_selector("#stages details details pre .add")
         tab.locator("#drawing summary").click()
         tab.wait_for_selector("svg.graph rect")
         assert tab.locator("svg.graph rect").count() > 3
         tab.locator("#sources summary").first.click()
         tab.wait_for_selector("#sources pre")
         assert "#include" in tab.inner_text("#sources pre")
+
+    def test_the_graph_after_each_pass_is_made_of_the_differences(self, tab: Any) -> None:
+        last = tab.evaluate("data.passes.findLastIndex((pass) => pass.diff)")
+        assert last > 3
+        text = tab.evaluate(f"kept(whole({last})).join('\\n')")
+        assert text == tab.evaluate("data.after")
 
     def test_the_theme_follows_the_system_and_the_button(self, tab: Any) -> None:
         def back() -> str:

@@ -1,6 +1,7 @@
 """Every reason that the compiler may give is documented, and every documented one may be given."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +53,15 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
         code, sentence = (part.strip() for part in line.strip("|").split("|", 1))
         table[code.strip("`")] = sentence.strip()
     assert {code: table.get(code) for code in REASONS} == REASONS
+
+
+def test_every_code_is_given_by_a_test() -> None:
+    tests = Path(__file__).parents[1]
+    said = "\n".join(
+        str(node.value)
+        for path in tests.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    words = set(re.findall(r"\b\w+\b", said))
+    assert not set(REASONS) - words, "write a test in which it is given"

@@ -98,8 +98,9 @@ function picture(layer) {
 function more(layer) {
   const words = make("div", null);
   if (layer.reason) words.append(make("p", null, layer.reason));
-  const facts = [["layout", layer.layout], ["ideal bits", layer.ideal_bits], ["stored bytes", layer.stored_bytes],
-    ["values", layer.values], ["crossover", layer.crossover]];
+  const size = (n) => (n === null || n === undefined ? null : bytes(n));
+  const facts = [["activations lie as", layer.layout], ["stored", size(layer.stored_bytes)],
+    ["least possible", size(layer.ideal_bits && layer.ideal_bits / 8)], ["values", layer.values], ["break-even", layer.crossover]];
   for (const [what, value] of facts) {
     if (value !== null && value !== undefined && value !== "") words.append(make("div", null, `${what}: ${value}`));
   }
@@ -148,24 +149,49 @@ rows();
 $("filter").addEventListener("input", rows);
 $("kind").addEventListener("change", rows);
 
-// What each pass did to the graph.
-function difference(text) {
-  const lines = make("div");
-  for (const line of text.split("\n").slice(2)) {
-    const kind = line.startsWith("+") ? "add" : line.startsWith("-") ? "drop" : line.startsWith("@@") ? "at" : null;
-    lines.append(kind ? make("span", { class: kind }, line) : `${line}\n`);
+// What each pass did to the graph: its unified diff, and the whole graph with the same lines marked.
+function marked(lines) {
+  const box = make("div");
+  for (const [sign, line] of lines) {
+    const kind = { "+": "add", "-": "drop", "@": "at" }[sign];
+    box.append(kind ? make("span", { class: kind }, line) : `${line}\n`);
   }
-  return make("pre", { tabindex: "0" }, lines);
+  return make("pre", { tabindex: "0" }, box);
+}
+const hunks = (diff) => diff.split("\n").slice(2).map((line) => [line[0], line]);
+function patched(lines, diff) {
+  // [[sign, line], ...] of the whole graph after a diff of `lines`, which lacks what did not change.
+  const found = [];
+  let at = 0;
+  for (const [sign, line] of hunks(diff)) {
+    if (sign === "@") {
+      const [start, count] = line.match(/-(\d+)(?:,(\d+))?/).slice(1);
+      const first = count === "0" ? Number(start) : start - 1;
+      while (at < first) found.push([" ", `  ${lines[at++]}`]);
+    } else {
+      found.push([sign, `${sign} ${line.slice(1)}`]);
+      if (sign !== "+") at++;
+    }
+  }
+  while (at < lines.length) found.push([" ", `  ${lines[at++]}`]);
+  return found;
+}
+const kept = (whole) => whole.filter(([sign]) => sign !== "-").map(([, line]) => line.slice(2));
+function whole(number) {
+  let lines = data.before.split("\n");
+  for (const pass of data.passes.slice(0, number)) if (pass.diff) lines = kept(patched(lines, pass.diff));
+  return patched(lines, data.passes[number].diff);
 }
 function lazily(summary, content) {
   const box = make("details", null, summary);
   box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(content()); });
   return box;
 }
-for (const pass of data.passes) {
+for (const [at, pass] of data.passes.entries()) {
   const title = make("summary", null, `${pass.name} `, make("span", { class: "quiet" },
     pass.diff ? `${pass.ms.toFixed(1)} ms, ${pass.removed} lines out, ${pass.added} in` : `${pass.ms.toFixed(1)} ms, no change`));
-  $("stages").append(pass.diff ? lazily(title, () => difference(pass.diff)) : make("div", null, ...title.childNodes));
+  $("stages").append(pass.diff ? lazily(title, () => make("div", null, marked(hunks(pass.diff)),
+    lazily(make("summary", { class: "quiet" }, "the whole graph, changes marked"), () => marked(whole(at))))) : make("div", null, ...title.childNodes));
 }
 const text = (content) => make("pre", { tabindex: "0" }, content);
 $("stages").append(lazily(make("summary", null, "the graph before all passes"), () => text(data.before)));
@@ -217,7 +243,7 @@ if (data.profile) {
   }
   $("profile-note").textContent = data.profile.note;
 } else {
-  $("time").hidden = true;
+  $("time").hidden = $("to-time").hidden = true;
 }
 
 for (const [name, source] of data.sources) {
