@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test system portable browser docs slow lint bench bench-engine never-slower mutations speed wheel-check clean accuracy
+.PHONY: help venv demo test system portable browser docs slow lint bench bench-engine never-slower mutations speed wheel-check clean accuracy structure
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ docs: $(STAMP) ## the documentation as a site, in build/site; broken links fail
 
 slow: $(STAMP) ## the complete sets of which `make test` runs a sample: all models, all sparsities
 	@$(BIN)/python -m pytest -q -m slow
+
+structure: $(STAMP) ## masked models against the compiled ones: every model, 10, 50 and 90 %
+	@$(BIN)/python -m pytest -q -m slow tests/test_structure.py
 
 bench: $(STAMP) ## the short benchmark suite; writes its figures to docs/
 	@$(BIN)/sparse-compiler bench --suite short --write docs

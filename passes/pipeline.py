@@ -60,7 +60,7 @@ PASSES: tuple[Pass, ...] = (
     ChooseLayouts(),
 )
 
-logger = logging.getLogger("sparse_compiler.passes")
+logger = logging.getLogger(__name__)
 
 # What a defect of ours may raise. Not wider: an interrupt or a lack of memory is no defect, and
 # what the user can mend (`UserError`) must reach the user as it is.
@@ -128,6 +128,8 @@ def run_passes(
         counts = len(graph.nodes), len(after.nodes)
         records.append(PassRecord(pass_.name, seconds, after is not graph, *counts, after))
         logger.info("%s", records[-1])
+        if after is not graph:
+            logger.debug("after %s:\n%s", pass_.name, after)
         graph = after
     return graph, tuple(records)
 

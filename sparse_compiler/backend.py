@@ -92,7 +92,7 @@ def _compile(
         reason = No("nothing_native", "no part of the graph runs faster natively")
         plain = _with_inductor(gm, example_inputs, CompileReport(reason, 0, report))
         if options.mode == "max-autotune" and not imported.graph.updates:
-            return rival.settle(gm, example_inputs, plain, statics, lowered)[0]
+            return rival.settle(gm, example_inputs, plain, statics, lowered, options.timing_lock)[0]
         return plain
     _guard_weights(imported, segments, statics)
     if options.profile:
@@ -101,7 +101,9 @@ def _compile(
     hosted = host(deferred.gm, imported, segments)
     deferred.target = compile_hosted(hosted, deferred.fake_inputs)
     if options.mode == "max-autotune" and not imported.graph.updates:
-        winner, outcome = rival.settle(gm, example_inputs, call, statics, lowered)
+        winner, outcome = rival.settle(
+            gm, example_inputs, call, statics, lowered, options.timing_lock
+        )
         report = report_of(lowered, outcome)
         _note(CompileReport(outcome.reason, len(segments), report))
         return winner

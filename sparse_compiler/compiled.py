@@ -27,7 +27,7 @@ from .runtime.pipeline import Pipeline
 from .runtime.plain import Call, PlainModule, example_arguments, plain_torch
 from .runtime.weights import wants_grad
 
-log = logging.getLogger("sparse_compiler")
+log = logging.getLogger(__name__)
 
 
 class Compiled:

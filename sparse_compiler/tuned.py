@@ -53,6 +53,7 @@ def tuned(
             make_frozen,
             inputs,
             least_dense_ms(pipeline.lowered),
+            settings.timing_lock,
         )
     compiled.settle(outcome)
     return compiled

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "sparse_compiler"
 
 # Left to right; within one layer anything goes. A folder stands for all of its modules.
 LAYERS = (
-    ("errors", "registry", "options"),
+    ("errors", "registry", "logs", "options"),
     ("ir",),
     ("ops", "formats"),
     ("analysis", "pruning"),
@@ -20,12 +20,13 @@ LAYERS = (
     ("frontends",),
     ("inspector",),
     ("compiled",),
-    ("saved", "tuned"),
+    ("saved", "standalone", "tuned"),
     ("api", "backend"),
-    ("sources",),
+    ("sources", "terminal"),
     ("commands",),
+    ("command_sparsify",),
     ("__init__", "doctor", "bench"),
-    ("cli_models",),
+    ("cli_models", "cli_sparsify"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

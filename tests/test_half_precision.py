@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import sparse_compiler as sc
+from sparse_compiler.backend import last_reports
 from tests.zoo import sequences, vision
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("cached_kernels")]
@@ -53,6 +54,29 @@ def test_stored_in_half_precision_computed_in_fp32(weights: str, step: float) ->
         for layer in fast.inspect().json()["layers"]:
             assert layer["format"].endswith(f"_{weights}")
             assert 0 < layer["value_error"] <= step
+
+
+@pytest.mark.parametrize("columns", [1, 40])
+@torch.no_grad()
+def test_weights_in_fp16_under_torch_compile(columns: int) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model, x = pruned(96, 80, 40), torch.randn(columns, 96)
+    rounded = copy.deepcopy(model)
+    for layer in (rounded[0], rounded[2]):
+        layer.weight.copy_(layer.weight.half())
+    last_reports.clear()
+    options = {"weights": "fp16", "force_native": True}
+    fast = torch.compile(model, backend="sparse_compiler", options=options)
+    torch.testing.assert_close(fast(x), rounded(x), atol=1e-5, rtol=1e-4)
+    assert (fast(x) != model(x)).any(), "the weights were rounded"
+    (report,) = (r.report for r in last_reports)
+    assert report is not None
+    assert [layer.values for layer in report.layers] == ["fp16"] * 2
+    assert all(0 < (layer.value_error or 0) <= 2.0**-11 for layer in report.layers)
+    model[0].weight.mul_(3)  # packed again, in the same precision
+    rounded[0].weight.copy_(model[0].weight.half())
+    torch.testing.assert_close(fast(x), rounded(x), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,13 +15,14 @@ from rich.live import Live
 from sparse_compiler.errors import OptionError, ToolchainError
 from sparse_compiler.options import Options, nearest
 from sparse_compiler.pruning.patterns import parse_pattern
+from sparse_compiler.runtime.measure import machine_to_itself
 
 from ..inspector.roofline import Roofs, measure_roofs
 from .case import DTYPES, Case, numbers
 from .check import Check, judge, read_expectations
 from .engine import ENGINES, Engine, load_engine
 from .markdown import write_page
-from .measure import Method, machine_to_itself
+from .measure import Method
 from .plot import plot_results
 from .results import Results, Row
 from .run import Bench, Progress, run_bench
@@ -29,6 +31,7 @@ from .table import render
 
 OURS = ("sparse_compiler", "sparse_compiler-jit")
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+STDOUT = Path("-")
 EXIT_CHECK_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -131,7 +134,7 @@ def _measure(request: Request, expectations: list[Check], console: Console) -> R
     )
     before = _before(request)
     if request.lock:
-        method = replace(method, lock=request.lock)
+        method = replace(method, lock=Path(request.lock))
     cache = Options.from_env().cache_dir / "bench"
     roofs = _roofs(cases[0].threads, cache, method, console) if request.roofline else None
     settings = Bench(
@@ -142,10 +145,10 @@ def _measure(request: Request, expectations: list[Check], console: Console) -> R
         overhead=request.overhead,
         warm=request.warm,
         roofs=roofs,
-        checkpoint=lambda results: results.save(request.json) if request.json else None,
+        checkpoint=partial(_keep, request.json),
     )
     if not console.is_terminal:
-        plain = replace(settings, progress=_progress_lines(console))
+        plain = replace(settings, progress=_progress_lines(Console(stderr=True, soft_wrap=True)))
         return run_bench(plain, cases, request.command, before)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
 
@@ -160,9 +163,15 @@ def _before(request: Request) -> Results | None:
     """What an interrupted run left, if it is to be taken up. OptionError if no file is named."""
     if not request.resume:
         return None
-    if not request.json:
+    if not request.json or request.json == STDOUT:
         raise OptionError("--resume without --json", fix="name the file that the run wrote")
     return Results.load(request.json) if request.json.exists() else None
+
+
+def _keep(path: Path | None, results: Results) -> None:
+    """Writes what there is so far, so that an interrupted run can be taken up."""
+    if path is not None and path != STDOUT:
+        results.save(path)
 
 
 def _progress_lines(console: Console) -> Progress:
@@ -186,7 +195,9 @@ def _roofs(threads: int, cache: Path, method: Method, console: Console) -> Roofs
 
 
 def _write_outputs(request: Request, results: Results, console: Console) -> None:
-    if request.json:
+    if request.json == STDOUT:
+        print(results.text())
+    elif request.json:
         results.save(request.json)
         console.print(f"figures and samples: {request.json}")
     if request.plot:

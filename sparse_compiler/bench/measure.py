@@ -6,18 +6,18 @@ recorded, so an engine whose idle threads spin into another's time shows in its 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sparse_compiler.runtime.measure import machine_to_itself
 
 from .host import Worker, WorkerError
 from .machine import busy_jiffies
@@ -25,8 +25,8 @@ from .machine import busy_jiffies
 FEWEST = 5
 
 
-def _lock_path() -> str:
-    return str(Path(tempfile.gettempdir()) / f"sparse-compiler-bench-{os.getuid()}.lock")
+def _lock_path() -> Path:
+    return Path(tempfile.gettempdir()) / f"sparse-compiler-bench-{os.getuid()}.lock"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Method:
     tolerance: float = 1e-3
     prepare_limit_s: float = 900.0
     run_limit_s: float = 60.0
-    lock: str = field(default_factory=_lock_path)
+    lock: Path = field(default_factory=_lock_path)
     lock_s: float = 30.0
     retries: int = 4
     retry_budget_s: float = 12.0
@@ -73,17 +73,6 @@ class Samples:
     def busy_share(self) -> float | None:
         """Share of all cores that something else used while the engines rested."""
         return self.busy / self.ticks if self.ticks else None
-
-
-@contextmanager
-def machine_to_itself(path: str) -> Iterator[None]:
-    """Hold an advisory lock (flock) so that two runs on a machine do not time at once."""
-    with Path(path).open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def run_rounds(

@@ -14,6 +14,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,13 +35,15 @@ FULL = tuple(name for name in SMALL if name not in ("segformer", "unet", "yolo")
 TUNED_BOUND, DEFAULT_BOUND = 0.98, 0.9
 ATTEMPTS = 3
 LIMIT_S = 1500.0
-SCHEMA = 1
+SCHEMA = 2
+LOCK = Path(tempfile.gettempdir()) / "never-slower.lock"
 
 
 @dataclass(frozen=True)
 class Result:
     """A case as it ran. ms: medians by way of running; tuned, default: (ratio, low, high) of each
-    run, the faster dense way's time over ours; error: why there are no figures."""
+    run, the faster dense way's time over ours; error: why there are no figures; tuning_s: seconds
+    that `max-autotune` took to compile."""
 
     case: Case
     small: bool
@@ -49,6 +52,8 @@ class Result:
     default: tuple[tuple[float, float, float], ...] = ()
     winner: str = ""
     error: str = ""
+    commit: str = ""
+    tuning_s: float = 0.0
 
     @property
     def fails(self) -> list[str]:
@@ -78,25 +83,36 @@ def sample(count: int, small: bool, threads: int, seed: int = 0) -> list[Case]:
     return cases[:count]
 
 
+def interleaved(small: Sequence[Case], full: Sequence[Case]) -> list[tuple[Case, bool]]:
+    """Cases, and whether they are small; spread evenly, so that half a run has half of each."""
+    places = [
+        (i / len(cases), cases is small, case)
+        for cases in (small, full)
+        for i, case in enumerate(cases)
+    ]
+    return [(case, is_small) for _, is_small, case in sorted(places, key=lambda p: p[:2])]
+
+
 def _stored(path: Path, commit: str) -> dict[str, Any]:
-    """Results so far by key; none where the file is of another commit or machine."""
+    """Results so far by key; of one commit alone, unless it is empty."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    if data.get("schema") != SCHEMA or data.get("commit") != commit:
+    if data.get("schema") != SCHEMA:
         return {}
-    return dict(data["results"])
+    found = dict(data["results"])
+    return {key: r for key, r in found.items() if not commit or r["commit"] == commit}
 
 
 def _result(data: Mapping[str, Any]) -> Result:
     case = Case(**data["case"])
     tuned, default = (tuple(tuple(run) for run in data[mode]) for mode in ("tuned", "default"))
-    return Result(case, data["small"], data["ms"], tuned, default, data["winner"], data["error"])
+    return Result(**{**data, "case": case, "tuned": tuned, "default": default})
 
 
-def _run_case(case: Case, small: bool, lock: str, folder: Path) -> dict[str, Any]:
-    request = json.dumps({"case": case.to_json(), "small": small, "lock": lock})
+def _run_case(case: Case, small: bool, lock: Path, folder: Path) -> dict[str, Any]:
+    request = json.dumps({"case": case.to_json(), "small": small, "lock": str(lock)})
     env = {
         **os.environ,
         "OMP_NUM_THREADS": str(case.threads),
@@ -118,12 +134,13 @@ def _run_case(case: Case, small: bool, lock: str, folder: Path) -> dict[str, Any
     return {**blank, **json.loads(lines[-1])}
 
 
-def markdown(results: Sequence[Result], commit: str, cpu: str) -> str:
+def markdown(results: Sequence[Result], cpu: str) -> str:
     """The table of docs/never_slower.md."""
     fine = [r for r in results if not r.error]
     failed = [r for r in fine if r.fails]
+    commits = ", ".join(f"`{c}`" for c in sorted({r.commit for r in results}))
     lines = [
-        f"{len(fine)} cases ran at commit `{commit[:12]}` on {cpu}, "
+        f"{len(fine)} cases ran at commit {commits} on {cpu}, "
         f"{sum(r.small for r in fine)} small and {sum(not r.small for r in fine)} of full size; "
         f"{len(failed)} failed, {len(results) - len(fine)} gave no figures.",
         "",
@@ -152,34 +169,46 @@ def main(
     threads: Annotated[int, typer.Option(help="0: one for each usable core.")] = 0,
     json_file: Annotated[Path, typer.Option("--json")] = Path("build/never-slower.json"),
     write: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
-    lock: Annotated[str, typer.Option(help="File locked while timing.")] = "",
+    lock: Annotated[Path, typer.Option(help="File locked while timing.")] = LOCK,
+    any_commit: Annotated[bool, typer.Option(help="Keep results of other commits.")] = False,
+    again: Annotated[bool, typer.Option(help="Run cases anew that failed or broke.")] = False,
+    only: Annotated[str, typer.Option(help="Part of the names of the cases to run.")] = "",
 ) -> None:
     """Run the sample, or the rest of it; code 1 where a case failed."""
     console = Console(stderr=True)
     machine = describe_machine()
     commit, threads = str(machine["commit"]), threads or len(os.sched_getaffinity(0))
-    stored = _stored(json_file, commit)
-    wanted = [(c, True) for c in sample(small, True, threads, seed)]
-    wanted += [(c, False) for c in sample(full, False, threads, seed)]
+    stored = _stored(json_file, "" if any_commit else commit)
+    if again:
+        known = {key: _result(data) for key, data in stored.items()}
+        stored = {k: stored[k] for k, r in known.items() if not (r.error or r.fails)}
+    wanted = interleaved(sample(small, True, threads, seed), sample(full, False, threads, seed))
     json_file.parent.mkdir(parents=True, exist_ok=True)
     for at, (case, is_small) in enumerate(wanted):
         key = f"{'small' if is_small else 'full'}-{case.key}"
-        if key in stored:
+        if key in stored or only not in key:
             continue
-        stored[key] = _run_case(case, is_small, lock, json_file.parent / "never-slower-cache")
-        data = {"schema": SCHEMA, "commit": commit, "machine": machine, "results": stored}
+        found = _run_case(case, is_small, lock, json_file.parent / "never-slower-cache")
+        stored[key] = {**found, "commit": commit}
+        data = {"schema": SCHEMA, "machine": machine, "results": stored}
         part = json_file.with_suffix(".part")
         part.write_text(json.dumps(data, indent=1, default=str))
         part.replace(json_file)
         result = _result(stored[key])
         said = result.error or " ".join(f"{k} {v:.3f}" for k, v in result.ms.items())
         console.print(f"{at + 1}/{len(wanted)} {key}: {said} {' '.join(result.fails)}")
+        _write(write, stored, machine)
+    console.print(_write(write, stored, machine))
     results = [_result(data) for data in stored.values()]
-    text = markdown(results, commit, str(machine["cpu"]))
-    console.print(text.splitlines()[0])
-    if write is not None:
-        write.write_text(_page(write, text))
     raise typer.Exit(1 if any(r.fails for r in results) else 0)
+
+
+def _write(path: Path | None, stored: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """The first line of the table, which a page gets as a whole."""
+    text = markdown([_result(data) for data in stored.values()], str(machine["cpu"]))
+    if path is not None:
+        path.write_text(_page(path, text))
+    return text.splitlines()[0]
 
 
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"

@@ -102,8 +102,12 @@ class Results:
         """Write JSON, beside the target and then renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".part")
-        beside.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+        beside.write_text(self.text() + "\n")
         beside.replace(path)
+
+    def text(self) -> str:
+        """All of it as JSON."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
 
     @classmethod
     def load(cls, path: Path) -> Results:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..inspector.roofline import Roofs, shares
+from ..runtime.measure import machine_to_itself
 from .case import Case
 from .engine import Engine
 from .host import Worker, WorkerError
@@ -29,7 +30,6 @@ from .measure import (
     Method,
     Samples,
     clean_rounds,
-    machine_to_itself,
     run_rounds,
     spread_ms,
 )

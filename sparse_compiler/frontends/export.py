@@ -6,8 +6,10 @@ attention arrive whole and what stays with torch runs the same kernels as eager 
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -181,7 +183,7 @@ def export_module(
 ) -> ExportedModel:
     """Traces a module in inference. Raises `UnsupportedError` with torch's own reason."""
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _collector_paused(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(
                 model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
@@ -195,6 +197,19 @@ def export_module(
             why=str(error).strip().split("\n\n")[0],
             fix="use torch.compile(model, backend='sparse_compiler'), which may break the graph",
         ) from error
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without garbage collection: a trace makes objects by the million and keeps them (BERT-base:
+    a tenth of the time of a compile)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def import_program(

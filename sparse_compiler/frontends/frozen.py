@@ -16,7 +16,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-log = logging.getLogger("sparse_compiler")
+log = logging.getLogger(__name__)
 
 _FAILURES = (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError, KeyError)
 """What Inductor raises on a graph that it cannot compile; its exceptions share no base."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def settle(
     ours: Callable[..., Any],
     statics: Mapping[int, StaticInput],
     lowered: Lowered,
+    lock: Path | None = None,
 ) -> tuple[Callable[..., Any], Outcome]:
     """What Dynamo is to call, and how the contest ended. Call it while Dynamo compiles."""
     if not all(isinstance(x, torch.Tensor) for x in example_inputs):
@@ -71,6 +73,7 @@ def settle(
             lambda: freeze(module, inputs),
             inputs,
             least_dense_ms(lowered),
+            lock,
         )
     if outcome.winner == EAGER:
         return gm.forward, outcome

@@ -65,7 +65,7 @@ def is_weight_time(op: Op, inputs: tuple[str, ...], type_: Type, known: Containe
 
     A slice of a parameter to a symbolic size changes from call to call, and so do random numbers.
     """
-    return _is_fixed(op, inputs, known) and not symbols_in(type_) and not _attr_symbols(op)
+    return _is_fixed(op, inputs, known) and not symbols_in(type_) and not attr_symbols(op)
 
 
 def _is_fixed(op: Op, inputs: tuple[str, ...], known: Container[str]) -> bool:
@@ -73,7 +73,7 @@ def _is_fixed(op: Op, inputs: tuple[str, ...], known: Container[str]) -> bool:
     return bool(inputs or op.rows) and all(name in known for name in inputs) and not op.random
 
 
-def _attr_symbols(op: Op) -> set[str]:
+def attr_symbols(op: Op) -> set[str]:
     """Names of the symbols in an op's attributes."""
     found: set[str] = set()
 
@@ -146,7 +146,7 @@ class Graph:
         known = {p.name for p in self.params} - {target for _, target in self.updates}
         sizes = {name for value in self.inputs for name in symbols_in(value.type)}
         for node in self.nodes:
-            needed = symbols_in(node.type) | _attr_symbols(node.op)
+            needed = symbols_in(node.type) | attr_symbols(node.op)
             if _is_fixed(node.op, node.inputs, known) and needed <= sizes:
                 known.add(node.name)
         return frozenset(known)

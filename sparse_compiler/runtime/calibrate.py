@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,15 +29,15 @@ from ..formats.cost import ConvShape, Cost, LinearShape, Machine, Shape
 from ..ir.text import parse_graph
 from ..options import Options
 from .machine import assumed_machine, machine_facts
-from .measure import layer_times, least_ns, timed_executor
+from .measure import layer_times, least_ns, machine_to_itself, timed_executor
 from .pipeline import lower_graph
 from .weights import LiveWeights
 
-log = logging.getLogger("sparse_compiler")
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _RUNS = 12
-_EACH_S = 0.045
+_EACH_S = 0.035
 _SWEEPS = 2
 _STEADY = 1.3
 """Torch's layers are timed in two sweeps; where these differ by more, something else ran."""
@@ -45,22 +46,21 @@ _RETRY_S = 3600.0
 _LEAST, _MOST = 0.05, 50.0
 """Times of the reference core's: a figure outside is no measurement."""
 
-_LINEARS = """
+_LAYERS = """
 input %x: f32[128, 512]
+input %image: f32[1, 64, 28, 28]
 param %a: f32[1024, 512]
 param %b: f32[512, 1024]
-%dense: f32[128, 1024] = linear(%x, %a)
-%csr: f32[128, 512] = linear(%dense, %b)
-return %csr
-"""
-_CONVS = """
-input %x: f32[1, 64, 28, 28]
-param %a: f32[64, 64, 1, 1]
-param %b: f32[64, 64, 3, 3]
-%dense: f32[1, 64, 28, 28] = conv[stride=(1, 1), padding=(0, 0), dilation=(1, 1)](%x, %a)
-%csr: f32[1, 64, 28, 28] = conv[stride=(1, 1), padding=(1, 1), dilation=(1, 1)](%dense, %b)
-return %csr
-"""
+param %c: f32[64, 64, 1, 1]
+param %d: f32[64, 64, 3, 3]
+%linear_dense: f32[128, 1024] = linear(%x, %a)
+%linear_csr: f32[128, 512] = linear(%linear_dense, %b)
+%conv_dense: f32[1, 64, 28, 28] = conv[CONV, padding=(0, 0)](%image, %c)
+%conv_csr: f32[1, 64, 28, 28] = conv[CONV, padding=(1, 1)](%conv_dense, %d)
+return %linear_csr, %conv_csr
+""".replace("CONV", "stride=(1, 1), dilation=(1, 1)")
+_FORMATS = {name: name.partition("_")[2] for name in re.findall(r"%(\w+_\w+):", _LAYERS)}
+_SPARSE = ("b", "d")
 _DENSITY = 0.1
 
 _TORCH_LINEARS = ((8, 8, 1), (256, 256, 16), (768, 768, 1), (768, 768, 128), (1024, 512, 128))
@@ -120,13 +120,16 @@ def calibrate(options: Options, threads: int) -> Machine:
     torch.set_num_threads(threads)
     try:
         with torch.no_grad(), torch.device("cpu"):
-            samples, spread = _torch_samples()
+            scale = _scales(options, assumed, threads)
+            with machine_to_itself(options.timing_lock):
+                samples, spread = _torch_samples()
+                slow, fast = _bandwidth(128 << 20), _bandwidth(4 << 20)
             data = {
                 "facts": _facts(options, threads),
-                "scale": _scales(options, assumed, threads),
+                "scale": scale,
                 "torch": {c.kernel: fit(c, s, assumed, threads) for c, s in samples.items()},
-                "bytes_per_ns": _bandwidth(128 << 20),
-                "cache_bytes_per_ns": _bandwidth(4 << 20),
+                "bytes_per_ns": slow,
+                "cache_bytes_per_ns": fast,
             }
     finally:
         torch.set_num_threads(before)
@@ -194,17 +197,17 @@ def _scales(options: Options, assumed: Machine, threads: int) -> dict[str, float
     """Time over the reference core's of each kernel that is measured; "" for all others."""
     plain = replace(options, force_native=True, verify=0, dump=None, profile=False, fuel=None)
     reference = replace(assumed, flops_per_ns=2 * assumed.vector / 0.125, scale=(), torch=())
+    graph = parse_graph(_LAYERS)
+    weights = LiveWeights({p.name: _weight(p.name, p.type.shape) for p in graph.params})
+    lowered = lower_graph(graph, weights, plain, {}, formats=_FORMATS, machine=reference)
+    executor = timed_executor(lowered, weights, plain)
+    inputs = [torch.randn([int(size) for size in v.type.shape]) for v in graph.inputs]
+    with machine_to_itself(options.timing_lock):
+        times = layer_times(executor, inputs, _RUNS)
     found: dict[str, float] = {}
-    for text, op in ((_LINEARS, "linear"), (_CONVS, "conv")):
-        graph = parse_graph(text)
-        weights = LiveWeights({p.name: _weight(p.name, p.type.shape) for p in graph.params})
-        wanted = {"dense": "dense", "csr": "csr"}
-        lowered = lower_graph(graph, weights, plain, {}, formats=wanted, machine=reference)
-        shape = [int(size) for size in graph.inputs[0].type.shape]
-        times = layer_times(timed_executor(lowered, weights, plain), [torch.randn(shape)], _RUNS)
-        for name, candidates in lowered.context.candidates.items():
-            predicted = {c.format: c.predicted_ns for c in candidates}
-            found[f"{op}_{name}"] = times[name] / predicted[name]
+    for name, candidates in lowered.context.candidates.items():
+        predicted = {c.format: c.predicted_ns for c in candidates}
+        found[name] = times[name] / predicted[_FORMATS[name]]
     found[""] = math.exp(sum(map(math.log, found.values())) / len(found))
     return found
 
@@ -213,7 +216,7 @@ def _weight(name: str, shape: Sequence[Any]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     value = torch.randn([int(size) for size in shape], generator=generator)
     kept = torch.rand(value.shape, generator=generator) < _DENSITY
-    return value if name == "a" else value * kept
+    return value * kept if name in _SPARSE else value
 
 
 Samples = dict[Cost, list[tuple[Shape, float]]]
@@ -285,5 +288,10 @@ def _calibrated(options: Options, threads: int) -> Machine:
 
 def calibrated_machine(options: Options, threads: int) -> Machine:
     """The figures of this machine: of this process, from disk, or measured now."""
-    only = Options(isa=options.isa, cache_dir=options.cache_dir, compiler=options.compiler)
+    only = Options(
+        isa=options.isa,
+        cache_dir=options.cache_dir,
+        compiler=options.compiler,
+        timing_lock=options.timing_lock,
+    )
     return _calibrated(only, threads)

@@ -14,6 +14,7 @@ import torch
 from ..codegen.cpu.build import Toolchain, build, kernel_folder, load_library
 from ..errors import CodegenError
 from ..formats.base import FORMATS, VALUE_TYPES
+from .packing import nonzeros
 
 FEW = 8
 """Columns up to which these kernels run (`kFewColumns` in decode_blob.h)."""
@@ -48,8 +49,8 @@ class DecodePacker:
         if kind == _KINDS["csr"] and columns > _MOST_INDEXED:
             kind = None
         if kind is None:
-            nonzeros = ctypes.c_int64(int(torch.count_nonzero(matrix)))
-            sizes = (ctypes.c_int64(rows), ctypes.c_int64(columns), nonzeros)
+            counts = rows, columns, nonzeros(matrix)
+            sizes = tuple(map(ctypes.c_int64, counts))
             kind = int(self.library.sc_decode_kind(*sizes, values))
         for stored in (values, 0):
             size = int(self.library.sc_decode_bytes(*_args(matrix), kind, stored))

@@ -24,7 +24,7 @@ from .stream import constants_read
 from .tune import tune
 from .weights import LiveWeights, WeightTimeValues
 
-log = logging.getLogger("sparse_compiler")
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4  # at giving values that the host reads all of their channels, before all get them
 

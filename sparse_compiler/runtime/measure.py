@@ -5,9 +5,12 @@ The least of several runs counts: what else the machine does can only add to a t
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -20,6 +23,23 @@ from .pipeline import Lowered, program_values, toolchain_for
 from .weights import LiveWeights
 
 _WARM_UP = 2
+
+
+@contextmanager
+def machine_to_itself(path: Path | None) -> Iterator[None]:
+    """Waits for the lock file that timing processes share, and holds it; None: there is none."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open(
+        "a"
+    ) as stream:  # flock itself queues; FileLock asks again and again, and starves
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def timed_executor(lowered: Lowered, weights: LiveWeights, options: Options) -> Executor:

@@ -44,7 +44,7 @@ from .packing import PACKED
 from .stream import constants_read
 from .weights import LiveWeights, WeightTimeValues
 
-log = logging.getLogger("sparse_compiler")
+log = logging.getLogger(__name__)
 
 _NEEDS = {
     "x86-64-v2": {"sse4_2"},

@@ -54,7 +54,7 @@ def run(
     **method: Any,
 ) -> Results:
     """Measure tiny cases with short rests; `method` overrides fields of Method."""
-    settings = {"rounds": 9, "rest_ms": 1.0, "retries": 1, "lock": str(folder / "lock"), **method}
+    settings = {"rounds": 9, "rest_ms": 1.0, "retries": 1, "lock": folder / "lock", **method}
     bench = Bench(
         [load_engine(name) for name in engines],
         Method(**settings),

@@ -33,6 +33,14 @@ def test_the_sample_is_always_the_same() -> None:
     assert all(c.sparsity in (0, 0.5) for c in cases if c.pattern == "2:4")
 
 
+def test_half_a_run_has_half_of_each_size() -> None:
+    small, full = sample(100, True, 2), sample(20, False, 2)
+    order = module.interleaved(small, full)
+    assert [case for case, is_small in order if is_small] == small
+    assert [case for case, is_small in order if not is_small] == full
+    assert abs(sum(is_small for _, is_small in order[:60]) - 50) <= 1
+
+
 @pytest.mark.parametrize(
     ("tuned", "default", "fails"),
     [
@@ -50,11 +58,11 @@ def test_three_runs_below_the_bound_fail(tuned, default, fails) -> None:
 
 def test_the_table_counts_and_names() -> None:
     results = [
-        Result(CASE, True, MS, (GOOD,), (GOOD,), "sparse_compiler"),
-        Result(CASE, False, MS, (BAD,) * 3, (GOOD,) * 3, "inductor"),
-        Result(CASE, True, {}, error="no result within 5 s"),
+        Result(CASE, True, MS, (GOOD,), (GOOD,), "sparse_compiler", commit="0123456789ab"),
+        Result(CASE, False, MS, (BAD,) * 3, (GOOD,) * 3, "inductor", commit="0123456789ab"),
+        Result(CASE, True, {}, error="no result within 5 s", commit="0123456789ab"),
     ]
-    text = markdown(results, "0123456789abcdef", "a processor")
+    text = markdown(results, "a processor")
     assert text.startswith(
         "2 cases ran at commit `0123456789ab` on a processor, 1 small and 1 of full size; "
         "1 failed, 1 gave no figures."
@@ -97,6 +105,39 @@ def test_a_second_run_goes_on(harness) -> None:
     harness.machine["commit"] = "b" * 40
     harness.call("--small", "2", "--full", "0")
     assert len(harness.ran) == 8, "another commit starts anew"
+
+
+def test_results_of_other_commits_are_kept_where_asked(harness) -> None:
+    harness.call("--small", "2", "--full", "0")
+    harness.machine["commit"] = "b" * 12
+    harness.call("--small", "3", "--full", "0", "--any-commit")
+    assert len(harness.ran) == 3
+    results = json.loads(harness.path.read_text())["results"].values()
+    assert sorted(r["commit"][0] for r in results) == ["a", "a", "b"]
+
+
+def test_what_failed_or_broke_can_be_run_again(harness, monkeypatch) -> None:
+    good, ran = module._run_case, []
+
+    def bad(case, *rest):
+        ran.append(case.key)
+        result = Result(case, True, MS, (BAD,) * 3, (GOOD,) * 3)
+        broken = Result(case, True, {}, error="no result")
+        return json.loads(json.dumps(asdict(broken if len(ran) == 1 else result)))
+
+    monkeypatch.setattr(module, "_run_case", bad)
+    harness.call("--small", "2", "--full", "0")
+    monkeypatch.setattr(module, "_run_case", good)
+    assert harness.call("--small", "3", "--full", "0").exit_code == 1
+    assert len(harness.ran) == 1
+    assert harness.call("--small", "3", "--full", "0", "--again").exit_code == 0
+    assert sorted(harness.ran[1:]) == sorted(ran)
+
+
+def test_part_of_the_names_picks_cases(harness) -> None:
+    harness.call("--small", "30", "--full", "0", "--only", "small-swin")
+    assert harness.ran
+    assert all("swin" in key for key in harness.ran)
 
 
 def test_a_failure_is_an_exit_code(harness, monkeypatch) -> None:

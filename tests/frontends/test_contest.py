@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 import sparse_compiler as sc
 from sparse_compiler import tuned as tuned_module
@@ -38,7 +39,7 @@ def few_rounds(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "eager", "inductor", "winner"),
-    [(1, 4, 4, OURS), (4, 1, 4, EAGER), (4, 8, 1, INDUCTOR)],
+    [(1, 30, 30, OURS), (30, 1, 30, EAGER), (30, 40, 1, INDUCTOR)],
 )
 def test_the_fastest_wins(few_rounds, ours, eager, inductor, winner) -> None:
     outcome = contest(
@@ -52,10 +53,25 @@ def test_the_fastest_wins(few_rounds, ours, eager, inductor, winner) -> None:
 
 
 def test_inductor_is_not_compiled_where_it_cannot_win(few_rounds) -> None:
-    outcome = contest(sleeper(1), sleeper(3), lambda: pytest.fail("compiled"), [X], least_ms=50.0)
+    outcome = contest(sleeper(1), sleeper(30), lambda: pytest.fail("compiled"), [X], least_ms=50.0)
     assert outcome.winner == OURS
     assert outcome.reason is not None
     assert outcome.reason.code == "dense_bound"
+
+
+def test_inductor_is_compiled_outside_of_the_lock(few_rounds, tmp_path) -> None:
+    lock, states = FileLock(tmp_path / "lock", timeout=0), []
+
+    def note(*_: object) -> Frozen:
+        try:
+            with lock:
+                states.append("free")
+        except Timeout:
+            states.append("held")
+        return frozen(sleeper(1))
+
+    contest(note, None, note, [X], 0, tmp_path / "lock")
+    assert states == ["held"] * 5 + ["free"] + ["held"] * 5
 
 
 def test_inductor_may_fail(few_rounds) -> None:
@@ -84,7 +100,7 @@ def inductor_wins(monkeypatch, cached_kernels):
 
         return Frozen(run, tuple((x.shape, x.dtype) for x in inputs))
 
-    def decided(ours, eager, make_frozen, inputs, least_ms):
+    def decided(ours, eager, make_frozen, inputs, least_ms, lock):
         ms = {OURS: 2.0, EAGER: 3.0, INDUCTOR: 1.0}
         return Outcome(INDUCTOR, ms, No("inductor_faster", "measured"), make_frozen())
 

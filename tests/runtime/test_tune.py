@@ -2,10 +2,12 @@
 
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from sparse_compiler.frontends.export import export_module
 from sparse_compiler.options import Options
@@ -74,6 +76,51 @@ def test_all_candidates_of_all_layers_are_measured_once(options, measured, tmp_p
     assert len(measured) == programs, "remembered"
     tuned(options, net(seed=1))
     assert len(measured) > programs, "other zeros are another layer"
+
+
+def test_progress_is_shown(measured, tmp_path, monkeypatch, capsys, caplog) -> None:
+    def shown() -> tuple[str, str]:
+        caplog.clear()
+        folder = tmp_path / str(sys.stderr.isatty())
+        tuned(Options.from_env(force_native=True, cache_dir=folder), net())
+        return capsys.readouterr().err, caplog.text
+
+    with caplog.at_level("INFO", logger="sparse_compiler"):
+        err, logged = shown()
+        assert "tuning: program 1 of" in logged
+        assert "tuning" not in err
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        err, logged = shown()
+        assert "tuning: program 1 of" not in logged
+        assert "tuning" in err, "a bar"
+
+
+def test_only_the_clock_holds_the_lock(measured, tmp_path, monkeypatch) -> None:
+    lock = FileLock(tmp_path / "lock", timeout=0)
+    held = []
+
+    def free() -> bool:
+        try:
+            with lock:
+                return True
+        except Timeout:
+            return False
+
+    def watched(name):
+        inner = getattr(module, name)
+
+        def note(*args):
+            held.append((name, not free()))
+            return inner(*args)
+
+        monkeypatch.setattr(module, name, note)
+
+    watched("timed_executor")
+    watched("layer_times")
+    folders = {"cache_dir": tmp_path, "timing_lock": tmp_path / "lock"}
+    tuned(Options.from_env(force_native=True, **folders), net())
+    assert set(held) == {("timed_executor", False), ("layer_times", True)}
+    assert free()
 
 
 def test_the_faster_by_the_clock_is_chosen(options) -> None:
