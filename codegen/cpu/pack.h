@@ -44,7 +44,7 @@ struct PackedHeader {
   int32_t panel_vectors;  // the widest panel of x worth copying, in vectors
   int32_t row_block;      // rows sorted together (csr); rows sharing a loaded x (dense)
   int64_t rows, cols, nnz;
-  int64_t bytes;  // of this matrix, a multiple of 64
+  int64_t bytes;  // of this matrix (split: of all groups), a multiple of 64
   // csr, block, bitmap, compact, split: int64[blocks + 1], numbers before each row block (all
   // tiles): what threads divide by; rows: int64[blocks], bytes from the header to each row block
   int64_t prefix_at;
@@ -56,7 +56,8 @@ struct PackedHeader {
   // split: the first blob
   int64_t index_at;
   int64_t value_at;  // numbers of type `values`; split: the second blob
-  // A grouped weight is this many matrices of the same sizes and tiles, one behind the other.
+  // A grouped weight is this many matrices of the same sizes and tiles, one behind the other; split:
+  // so is each of its two blobs.
   int64_t groups;
   int32_t values;  // ValueType
   // block: rows and columns of a block; nm: N and M; csr: p = 3 or 0; compact: 1 for what is left

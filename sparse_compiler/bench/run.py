@@ -103,6 +103,7 @@ def run_bench(
     """
     method = {
         **asdict(bench.method),
+        "lock": str(bench.method.lock),
         "baseline": bench.baseline or "fastest dense engine of the case",
         "roofs": asdict(bench.roofs) if bench.roofs else None,
     }

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import sympy
 
 from .base import FORMATS, Format, Tiling, lines
-from .cost import CONV_COPIES, DENSITY, VECTORS, Cost, T, W, ceil_div, k, m, nnz, taps
+from .cost import CONV_COPIES, DENSITY, VECTORS, Cost, P, T, W, ceil_div, k, m, nnz, strided, taps
 from .decode import DECODE_INDEX
 
 BYTES_PER_NONZERO = 6  # a 16-bit index and a 32-bit value
-
-_GOOD = sympy.Max(1, sympy.floor(64 / W))
-"""Vectors of a panel."""
-_PANELS = sympy.Max(
-    1, sympy.floor((VECTORS + sympy.floor(_GOOD / 2) - 1) / _GOOD), ceil_div(VECTORS, 8)
-)
-_NARROW = sympy.Piecewise(
-    (128, DENSITY >= 0.15),
-    (192, DENSITY >= 0.07),
-    (256, (DENSITY >= 0.03) & (W > 8)),
-    (768, True),
-)
-"""Columns of the weight per tile, as `sc_csr_default_tiles` in pack.cpp chooses them."""
-_LINEAR_TILES = ceil_div(k, _NARROW)
 
 
 def _by_density(dense: int, middle: int, sparse: int) -> sympy.Expr:
@@ -33,14 +20,50 @@ def _by_density(dense: int, middle: int, sparse: int) -> sympy.Expr:
     )
 
 
+def _panels(good: Any) -> sympy.Expr:
+    """Panels of about so many vectors, at most 8, as `even_panels` in pack_common.h counts them."""
+    rounded = sympy.floor((VECTORS + sympy.floor(good / 2) - 1) / good)
+    return sympy.Max(1, rounded, ceil_div(VECTORS, 8))
+
+
+_GOOD = sympy.Max(1, sympy.floor(64 / W))
+"""Vectors of a panel."""
+_PANELS = _panels(_GOOD)
+_NARROW = sympy.Piecewise(
+    (128, DENSITY >= 0.15),
+    (192, DENSITY >= 0.07),
+    (256, (DENSITY >= 0.03) & (W > 8)),
+    (768, True),
+)
+"""Columns of the weight per tile, as `linear_tiles` in pack_csr.cpp chooses them."""
+_LINEAR_TILES = ceil_div(k, _NARROW)
+
+_WIDE = sympy.Eq(taps, 1) & sympy.Eq(W, 16) & ((k <= 96) | ((DENSITY >= 0.15) & (k >= 192)))
+"""Whether `conv_tiles` takes panels of 7 vectors: what they cost in tiles is little."""
 _KILOBYTES = sympy.Piecewise(
+    (42, _WIDE),
     (_by_density(56, 80, 128), sympy.Eq(taps, 1)),
     (_by_density(37, 60, 120), W > 8),
     (_by_density(48, 110, 192), True),
 )
-_CONV_TILES = ceil_div(k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 4 / taps)))
-"""Tiles of the weight's columns, about as `sc_csr_tiles` cuts them: 256 bytes a row of a panel."""
-_CONV_PANELS = ceil_div(VECTORS, _GOOD)
+_CONV_PANELS = sympy.Piecewise(
+    (_panels(7), _WIDE),
+    (ceil_div(VECTORS, _GOOD), (taps > 1) & (VECTORS > 6 * _GOOD)),
+    (_PANELS, True),
+)
+_ROW_BYTES = 4 * W * ceil_div(VECTORS, _CONV_PANELS)
+"""Of a panel."""
+_BY_COLUMNS = (
+    (sympy.Eq(taps, 9) & sympy.Eq(W, 16) & (strided < 1) & (P >= 49))
+    & sympy.Eq(sympy.Mod(k, 36), 0)
+    & (DENSITY * sympy.Min(k, 576) >= 24)
+)
+"""Whether `conv_tiles` sorts by columns of the kernel, in tiles of up to 64 channels."""
+_CONV_TILES = sympy.Piecewise(
+    (ceil_div(k, 576), _BY_COLUMNS),
+    (ceil_div(k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 1024 / _ROW_BYTES / taps))), True),
+)
+"""Tiles of the weight's columns, about as `conv_tiles` cuts them."""
 
 
 class Csr(Format):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 
 from sparse_compiler.analysis.channels.flow import analyse
 from sparse_compiler.analysis.channels.groups import Group, Member, channel_groups
@@ -63,7 +62,7 @@ def _member(member: Member) -> dict[str, Any]:
 
 
 def structure_of(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | torch.export.ExportedProgram,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
 ) -> Structure:
@@ -72,7 +71,7 @@ def structure_of(
     args, kwargs: example arguments of a module. Raises UnsupportedError for one that torch.export
     cannot trace.
     """
-    if isinstance(model, ExportedProgram):
+    if isinstance(model, torch.export.ExportedProgram):
         graph, params = recognised(import_program(model).imported)
     else:
         graph, params = traced(model, args, kwargs)

@@ -80,6 +80,16 @@ static double expected(const Shape& s, const Floats& x, int64_t ldx, const Float
   return sum;
 }
 
+// The second of the groups, which lie one behind the other: a split's in each of its two parts.
+static std::vector<PackedHeader*> second_groups(void* blob) {
+  const auto* h = static_cast<const PackedHeader*>(blob);
+  const auto after = [&](int64_t at) {
+    return const_cast<PackedHeader*>(next_group(section<PackedHeader>(h, at)));
+  };
+  if (h->format != kSplit) return {after(0)};
+  return {after(h->index_at), after(h->value_at)};
+}
+
 static void check(const Shape& s, const AnyFormat& f) {
   const bool nm = f.bytes == sc_nm_bytes;
   const int64_t M = s.rows * s.groups, K = s.channels * s.taps();
@@ -114,16 +124,15 @@ static void check(const Shape& s, const AnyFormat& f) {
     std::printf("%s: pack, unpack, check of %lld groups\n", f.name, (long long)s.groups);
     std::exit(1);
   }
-  if (s.groups > 1) {  // a later group that is not like the first
-    auto* h = static_cast<PackedHeader*>(blob);
-    auto* next = const_cast<PackedHeader*>(next_group(h));
-    next->groups++;
-    if (f.check(blob, bytes, W)) {
-      std::printf("a damaged second group passes the check\n");
-      std::exit(1);
+  if (s.groups > 1)  // a later group that is not like the first
+    for (PackedHeader* next : second_groups(blob)) {
+      next->groups++;
+      if (f.check(blob, bytes, W)) {
+        std::printf("%s: a damaged second group passes the check\n", f.name);
+        std::exit(1);
+      }
+      next->groups--;
     }
-    next->groups--;
-  }
   conv(int(pick(1, 3)), blob, &s.samples, x.data(), ldx, y.data(), ldy, bias.data());
   for (int64_t m = 0; m < M; m++)
     for (int64_t p = 0; p < ldy; p++) {
