@@ -95,7 +95,17 @@ def test_a_weight_beyond_fp16_stays_fp32_and_says_so() -> None:
         assert second["format"].endswith("fp16")
 
 
-HALF_ZOO = (sequences.bert, sequences.gpt2, sequences.llama, vision.vit, vision.resnet)
+def slow(family: Callable[..., Any]) -> Any:
+    return pytest.param(family, marks=pytest.mark.slow)
+
+
+HALF_ZOO = (
+    sequences.bert,
+    slow(sequences.gpt2),
+    slow(sequences.llama),
+    slow(vision.vit),
+    vision.resnet,
+)
 
 
 @pytest.mark.system

@@ -106,7 +106,8 @@ def pack(lib: ctypes.CDLL, width: int, format_: str, layer: Layer, weight: Tenso
     stored = FORMATS[format_]
     nnz = int(weight.count_nonzero()) // layer.groups
     tiles = Tiles(0, 0, 0, *stored.parameters, 0)
-    shape = LayerSizes(m // layer.groups, k, nnz, layer.columns, layer.taps, width)
+    strided = layer.stride > 1
+    shape = LayerSizes(m // layer.groups, k, nnz, layer.columns, layer.taps, width, strided)
     lib[f"sc_{stored.family}_tiles"](ctypes.byref(shape), ctypes.byref(tiles))
     for name, value in zip(("k_tile", "panel_vectors", "row_block"), forced, strict=False):
         setattr(tiles, name, value or getattr(tiles, name))

@@ -44,20 +44,20 @@ def test_costs_are_positive_and_grow(
 # rows, channels, output pixels, taps, strided; torch, dense, csr at 50 % and 90 % in microseconds.
 # Dense 3 x 3 of stride 1 goes by Winograd's algorithm.
 MEASURED = {
-    "3x3 64": (64, 64, 56**2, 9, False, 509, 335, 376, 137),
-    "3x3 256": (256, 256, 14**2, 9, False, 540, 340, 380, 122),
-    "3x3 512": (512, 512, 7**2, 9, False, 730, 390, 451, 127),
-    "3x3 128, stride 2": (128, 128, 28**2, 9, True, 530, 537, 428, 168),
-    "1x1 256": (256, 64, 56**2, 1, False, 248, 222, 163, 65),
-    "1x1 1024": (1024, 256, 14**2, 1, False, 282, 224, 161, 44),
-    "1x1 512": (512, 512, 14**2, 1, False, 286, 237, 165, 47),
-    "stem": (64, 3, 112**2, 49, True, 530, 646, 486, 242),
+    "3x3 64": (64, 64, 56**2, 9, False, 509, 335, 344, 104),
+    "3x3 256": (256, 256, 14**2, 9, False, 540, 340, 328, 85),
+    "3x3 512": (512, 512, 7**2, 9, False, 730, 390, 419, 105),
+    "3x3 128, stride 2": (128, 128, 28**2, 9, True, 530, 537, 385, 138),
+    "1x1 256": (256, 64, 56**2, 1, False, 248, 222, 144, 52),
+    "1x1 1024": (1024, 256, 14**2, 1, False, 282, 224, 161, 45),
+    "1x1 512": (512, 512, 14**2, 1, False, 286, 237, 168, 48),
+    "stem": (64, 3, 112**2, 49, True, 530, 646, 456, 230),
 }
 
 
 @pytest.mark.parametrize("layer", MEASURED.values(), ids=MEASURED.keys())
 def test_near_the_measured_times(layer: tuple[int, ...]) -> None:
-    """Within a fifth for dense and torch, a quarter for csr."""
+    """Within a fifth for dense and torch, a quarter for csr; in their order, if not about a tie."""
     rows, channels, n, taps, strided, torch_us, dense_us, half_us, tenth_us = layer
     numbers = rows * channels * taps
 
@@ -69,7 +69,8 @@ def test_near_the_measured_times(layer: tuple[int, ...]) -> None:
     assert torch_conv_ns(shape(numbers), ZEN5, 2) == pytest.approx(torch_us * 1e3, rel=0.2)
     half = FORMATS["csr"].conv_ns(shape(numbers // 2), ZEN5, 2)
     assert half == pytest.approx(half_us * 1e3, rel=0.25)
-    assert (half < dense) == (half_us < dense_us)
+    if abs(half_us / dense_us - 1) > 0.1:
+        assert (half < dense) == (half_us < dense_us)
     tenth = FORMATS["csr"].conv_ns(shape(numbers // 10), ZEN5, 2)
     assert tenth == pytest.approx(tenth_us * 1e3, rel=0.25)
     assert tenth < dense
