@@ -58,6 +58,7 @@ def check(name: str, sparsity: float) -> None:
     assert report.json()["fallback_calls"] == 0
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", LISTED)
 def test_listed(name: str) -> None:
     check(name, 0.9)
