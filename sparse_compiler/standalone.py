@@ -56,7 +56,7 @@ def export_library(
     lowered = _lowered(graph, LiveWeights(params), options, hints, target)
     program = lowered.program
     _check_native(lowered)
-    values = program_values(program, graph, params)
+    values = program_values(program, graph, params, in_place=False)
     constants, blobs = store_constants(program, values, lowered.context.hints, target.packers)
     inputs, results = [name for name, _ in program.inputs[:given]], _results(exported.call, program)
     made = {name for segment in program.segments for name, _ in segment.outputs}

@@ -283,7 +283,11 @@ def _facts(graph: Graph, params: Mapping[str, torch.Tensor]) -> dict[str, Sparsi
 
 
 def program_values(
-    program: Program, graph: Graph, params: Mapping[str, torch.Tensor]
+    program: Program,
+    graph: Graph,
+    params: Mapping[str, torch.Tensor],
+    *,
+    in_place: bool = True,
 ) -> WeightTimeValues:
     """Weight-time values as a program reads them: its segments while packing, the rest for good."""
     packed: list[str] = []
@@ -296,7 +300,7 @@ def program_values(
         else:
             lasting += step.node.inputs
     lasting += [name for node in program.bind for name in node.inputs]
-    return WeightTimeValues(graph, program.setup, params, packed, lasting)
+    return WeightTimeValues(graph, program.setup, params, packed, lasting, in_place=in_place)
 
 
 def _all_hints(graph: Graph, hints: Mapping[str, int]) -> dict[str, int]:

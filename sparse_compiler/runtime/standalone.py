@@ -55,9 +55,9 @@ def store_constants(
 ) -> tuple[tuple[tuple[Constant, ...], ...], Blobs]:
     """Packs the constants of all segments; gives where each lies, and the blobs.
 
+    values: not read in place, since the file must hold what it refers to.
     Raises `UnsupportedError` on a constant that depends on sizes.
     """
-    values.parts = _computed  # type: ignore[method-assign]  # all is packed, nothing referred to
     blobs, found = Blobs(), []
     packer = packer_for(packers)
     for segment in program.segments:
@@ -79,10 +79,6 @@ def store_constants(
                 constants.append(_late(entry, held, blobs))
         found.append(tuple(constants))
     return tuple(found), blobs
-
-
-def _computed(name: str) -> None:
-    """Of no parameter is it known that a value is just it."""
 
 
 def _ways(segment: Segment, index: int, ranges: Mapping[str, Range]) -> tuple[bool, bool]:

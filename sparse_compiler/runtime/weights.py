@@ -139,7 +139,8 @@ class WeightTimeValues:
     its last, so that memory holds few of them at a time.
 
     nodes: what computes them, in order. reads: names, once for each time they will be taken;
-    kept: names that live on, in `kept` with all parameters.
+    kept: names that live on, in `kept` with all parameters. in_place: whether a kernel may read a
+    parameter where it lies; not if what is packed outlives this process.
     """
 
     def __init__(
@@ -149,7 +150,10 @@ class WeightTimeValues:
         params: Mapping[str, torch.Tensor],
         reads: Iterable[str],
         kept: Iterable[str] = (),
+        *,
+        in_place: bool = True,
     ) -> None:
+        self._in_place = in_place
         self._graph, self._nodes = graph, {node.name: node for node in nodes}
         self._order = {name: i for i, name in enumerate(self._nodes)}
         self._held: dict[str, Any] = {}
@@ -175,13 +179,17 @@ class WeightTimeValues:
     def again(self, name: str) -> WeightTimeValues:
         """For one more reading of `name`, which was not announced."""
         params = {param: self.kept[param] for param in self._params}
-        return WeightTimeValues(self._graph, list(self._nodes.values()), params, [name])
+        nodes = list(self._nodes.values())
+        return WeightTimeValues(self._graph, nodes, params, [name], in_place=self._in_place)
 
     def parts(self, name: str) -> list[torch.Tensor] | None:
-        """The parameters that the value of `name` is, one below the other; None if it is computed.
+        """The parameters that the value of `name` is, one below the other; None if it is computed,
+        or if none may be read in place.
 
         What they are made into instead need not be taken.
         """
+        if not self._in_place:
+            return None
         if name in self._params:
             return [self.kept[name]]
         node = self._nodes.get(name)

@@ -97,6 +97,22 @@ def test_results_at_any_sizes_and_threads(mixed) -> None:
 
 
 @SYSTEM
+def test_a_dense_layer_for_few_and_for_many_columns(tmp_path: Path) -> None:
+    """Packed in both forms, neither of which refers to memory of the process that exported."""
+    torch.manual_seed(0)
+    layers = nn.Linear(512, 768), nn.ReLU(), nn.Linear(768, 512)
+    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    sizes = ({0: Dim("B", min=1, max=256)},)
+    sc.export(model, (torch.randn(64, 512),), tmp_path, dynamic_shapes=sizes, library=True)
+    handle = Library(tmp_path).open(2)
+    for batch in (1, 3, 64, 200):
+        x = torch.randn(batch, 512)
+        handle.set_sizes([x.shape])
+        torch.testing.assert_close(handle.run([x])[0], model(x), rtol=1e-5, atol=1e-5)
+    handle.close()
+
+
+@SYSTEM
 def test_handles_run_side_by_side_and_one_in_turns(mixed) -> None:
     model, library = mixed
     handles = [library.open(1) for _ in range(2)]
