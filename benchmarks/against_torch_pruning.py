@@ -27,8 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sparse_compiler.analysis.channels.flow import analyse
 from sparse_compiler.analysis.channels.groups import channel_groups
 from sparse_compiler.inspector.coupled import traced
-from tests.structure_zoo import ZOO, masked_channels
-from tests.zoo.base import settled
+from tests.structure_zoo import masked_channels, unmasked
 
 MODELS = (
     *("bert", "minilm", "distilbert", "roberta", "vit", "deit", "swin", "gpt2", "llama"),
@@ -43,13 +42,7 @@ MISSING = "Torch-Pruning is not installed here: pip install torch-pruning==1.6.0
 
 def prepared(name):
     """(model, args, kwargs, [{layer: dead rows} for each group]), the rows zero."""
-    model, args, kwargs = ZOO[name](2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        settled(model)
-        for key, tensor in model.named_parameters():
-            if key.endswith("bias") and not tensor.any():
-                nn.init.normal_(tensor, 0.0, 0.1)
+    model, args, kwargs = unmasked(name)
     groups = masked_channels(model, args, kwargs, 0.5)
     return model, args, kwargs, [g for g in groups if g]
 

@@ -30,12 +30,8 @@ MODES = ("zeros", "reflect", "replicate")
 BOUND = 1e-5
 
 
-def masked(name, share, kind="layers", mode="zeros"):
-    """A model of the zoo with random statistics and biases, and zeros in a share of the filters.
-
-    kind: "layers" masks other filters in each layer, "groups" the same channels in all layers of a
-    group. mode: how the convolutions pad, where the image is large enough for it.
-    """
+def unmasked(name):
+    """A model of the zoo and its arguments, with random statistics and biases."""
     model, args, kwargs = ZOO[name](2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -43,10 +39,20 @@ def masked(name, share, kind="layers", mode="zeros"):
         for key, tensor in model.named_parameters():
             if key.endswith("bias") and not tensor.any():
                 nn.init.normal_(tensor, 0.0, 0.1)
+    return model, args, kwargs
+
+
+def masked(name, share, kind="layers", mode="zeros"):
+    """A model of the zoo with random statistics and biases, and zeros in a share of the filters.
+
+    kind: "layers" masks other filters in each layer, "groups" the same channels in all layers of a
+    group. mode: how the convolutions pad, where the image is large enough for it.
+    """
+    model, args, kwargs = unmasked(name)
     if mode != "zeros":
         pad_with(model, mode, args, kwargs)
     if kind == "groups":
-        mask_groups(model, args, kwargs, share)
+        masked_channels(model, args, kwargs, share)
     else:
         mask_layers(model, share)
     return model, args, kwargs
@@ -64,13 +70,10 @@ def mask_layers(model, share):
         module.weight.data.index_fill_(dim, dead, 0.0)
 
 
-def mask_groups(model, args, kwargs, share):
-    """Zeros in the filters of a share of each group's channels, in all layers that write them."""
-    masked_channels(model, args, kwargs, share)
-
-
 def masked_channels(model, args, kwargs, share):
-    """The same; for each group the rows that are zero now, by the weight's name."""
+    """Zeros in the filters of a share of each group's channels, in all layers that write them; for
+    each group the rows that are zero now, by the weight's name.
+    """
     imported = export_module(model, args, kwargs).imported
     graph = imported.graph
     params = {name: t.detach() for name, t in imported.params.items()}

@@ -28,8 +28,8 @@ from tests.structure_zoo import (
     cases,
     compiled_distances,
     floats,
-    mask_groups,
     masked,
+    masked_channels,
 )
 from tests.zoo.base import settled
 
@@ -221,7 +221,7 @@ def oracle(name, share):
     """(channels the oracle can do without, those of them that are gone) of all layers' results."""
     model, args, kwargs = ZOO[name](2)
     settled(model)
-    mask_groups(model, args, kwargs, share)
+    masked_channels(model, args, kwargs, share)
     exported = export_module(model, args, kwargs)
     graph, params = exported.imported.graph, dict(exported.imported.params)
     channels = analyse(graph, {n: t.detach() for n, t in params.items()})
