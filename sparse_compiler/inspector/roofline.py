@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..codegen.cpu.build import cpu_features, cpu_model
 from ..errors import ToolchainError
+from ..files import replacing
 from ..options import Options
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-pthread")
@@ -58,9 +59,8 @@ def measure_roofs(threads: int, cache: Path) -> Roofs:
     roofs = Roofs(**json.loads(_run_probe(source, threads, folder)))
     if roofs.disturbed:
         return roofs
-    beside = stored.with_suffix(".part")
-    beside.write_text(json.dumps(asdict(roofs)))
-    beside.replace(stored)
+    with replacing(stored) as beside:
+        beside.write_text(json.dumps(asdict(roofs)))
     return roofs
 
 

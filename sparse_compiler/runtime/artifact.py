@@ -11,15 +11,14 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import ArtifactError
+from ..files import replacing
 
 FORMAT = 1
 """Version of the file format; a newer file is refused."""
@@ -66,42 +65,24 @@ def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
     }
     described = {"format": FORMAT, **manifest, "members": sums}
     text = json.dumps(described, indent=1, sort_keys=True).encode()
-    beside = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            beside = Path(file.name)
+        with replacing(path) as beside, beside.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for name, data in ((MANIFEST, text), *sorted(members.items())):
                     archive.writestr(_aligned(file.tell(), name), data)
             file.flush()
             os.fsync(file.fileno())
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
-        beside = None
     except OSError as error:
         raise ArtifactError(
             f"cannot write {path}",
             why=str(error.strerror or error),
             fix="make room or give another path; a file that was there before is untouched",
         ) from error
-    finally:
-        if beside is not None:
-            with suppress(OSError):
-                beside.unlink()
 
 
 def memory_bytes() -> int:
     """Physical memory of this machine: what a file may ask for at most."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _aligned(offset: int, name: str) -> zipfile.ZipInfo:

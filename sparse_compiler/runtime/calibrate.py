@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ import torch
 
 from ..codegen.cpu.build import kernel_version
 from ..errors import ToolchainError
+from ..files import replacing
 from ..formats.base import TORCH_CONV, TORCH_DEPTHWISE, TORCH_LINEAR
 from ..formats.cost import ConvShape, Cost, LinearShape, Machine, Shape
 from ..ir.text import parse_graph
@@ -146,19 +146,13 @@ def calibrate(options: Options, threads: int) -> Machine:
         if spread > _STEADY:
             log.info("calibration: something else ran (times differ %.2f-fold)", spread)
             kept = {**data, "busy_at": time.time()}
-    write_atomically(calibration_path(options, threads), json.dumps(kept, indent=1))
-    return machine
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes beside the file and renames; a folder that cannot be written is no error."""
+    path = calibration_path(options, threads)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as part:
-            part.write(text)
-        Path(part.name).replace(path)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(kept, indent=1))
     except OSError as error:
         log.warning("cannot keep %s: %s", path, error)
+    return machine
 
 
 def _facts(options: Options, threads: int) -> dict[str, Any]:

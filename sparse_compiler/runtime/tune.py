@@ -23,13 +23,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..codegen.cpu.build import kernel_version
+from ..files import replacing
 from ..ir.graph import Graph
 from ..ir.types import TensorType, evaluate, torch_dtype
 from ..options import Options
 from ..passes.base import TORCH, Candidate
 from ..passes.choose_formats import layer_shape
 from ..passes.provenance import weight_facts
-from .calibrate import write_atomically
 from .machine import machine_facts
 from .measure import layer_times, machine_to_itself, timed_executor
 from .pipeline import Lowered, lower_graph
@@ -103,7 +103,8 @@ class TuningCache:
                 for key, times in self.known.items():
                     layers[key] = {**layers.get(key, {}), **times}
                 data = {"facts": dict(self.facts), "layers": layers}
-                write_atomically(self.path, json.dumps(data))
+                with replacing(self.path) as beside:
+                    beside.write_text(json.dumps(data))
         except (OSError, Timeout) as error:
             log.warning("cannot keep %s: %s", self.path, error)
 
