@@ -79,17 +79,20 @@ class Vector:
 @dataclass(frozen=True)
 class Read:
     """Planes as a kernel's epilogue reads them: row `(row / div) % mod` (mod 0: no bound), at the
-    same column, or at column 0 where `column` is false: one number for the whole sample."""
+    same column, or at one number for all columns where `column` is false. of_samples: the space of
+    the columns, where that number is one for each sample."""
 
     planes: Planes | ConstantPlanes
     div: Dim = 1
     mod: Dim = 0
     column: bool = True
+    of_samples: int | None = None
 
     def __str__(self) -> str:
         row = "row" if self.div == 1 else f"row/{print_dim(self.div)}"
         row = row if self.mod == 0 else f"{row}%{print_dim(self.mod)}"
-        place = f"[{row}, {'col' if self.column else 0}]"
+        column = "col" if self.column else "0" if self.of_samples is None else "sample"
+        place = f"[{row}, {column}]"
         return str(self.planes) + ("" if place == "[row, col]" else place)
 
 

@@ -159,8 +159,6 @@ class Segment:
     waits: Mapping[int, Wait]
     nodes: tuple[str, ...]
     checked: tuple[str, ...] = ()
-    single: bool = False
-    """Chunks must be of one sample: something is read once for a whole sample."""
 
     def __str__(self) -> str:
         lines = [f"segment {self.name}"]

@@ -1,6 +1,6 @@
-// Epilogues that need no generated code.
+// Epilogues that need no generated code, and what generated ones call.
 #pragma once
-#include "vec.h"
+#include "samples.h"
 
 namespace sc {
 

@@ -1,4 +1,4 @@
-// Vectors taken apart: every other lane, and values kept in registers.
+// Vectors taken apart: lanes in another order, and values kept in registers.
 #pragma once
 #include <utility>
 
@@ -25,6 +25,28 @@ SC_INLINE V even_lanes(V a, V b, std::integer_sequence<int, I...>) {
 template <int... I>
 SC_INLINE V odd_lanes(V a, V b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (2 * I + 1)...);
+}
+
+// Lane l of the result is lane lane[l] mod W of v.
+SC_INLINE V permute(V v, VI lane) {
+#if defined(__clang__)
+  V out;
+  for (int l = 0; l < W; l++) out[l] = v[lane[l] & (W - 1)];
+  return out;
+#else
+  return __builtin_shuffle(v, lane);
+#endif
+}
+
+// Lane l of the result is lane lane[l] mod 2W of a and b in a row.
+SC_INLINE V permute(V a, V b, VI lane) {
+#if defined(__clang__)
+  V out;
+  for (int l = 0; l < W; l++) out[l] = lane[l] & W ? b[lane[l] & (W - 1)] : a[lane[l] & (W - 1)];
+  return out;
+#else
+  return __builtin_shuffle(a, b, lane);
+#endif
 }
 
 }  // namespace sc

@@ -159,7 +159,10 @@ class _Printer:
             return [f"frame.constant<float>({operand.weight})"]
         if isinstance(operand.planes, Planes):
             planes = operand.planes
-            return [printer.pointer(planes), printer.ld(planes)]
+            values = [printer.pointer(planes), printer.ld(planes)]
+            if operand.of_samples is not None:
+                values.append(f"here > 1 ? span{operand.of_samples}.queries : 0")
+            return values
         return printer.constant(operand.planes, tokens if operand.column else None)
 
     def scalar(self, functor: ScalarFunctor) -> str:
@@ -272,7 +275,10 @@ def _read_code(index: int, operand: Read | Vector) -> str:
         return f"splat(p{index}[{'0' if operand.single else 'row'}])"
     if operand.column:
         return f"load({_address(index, operand)})"
-    return f"splat(p{index}[{_row_code(operand)} * ld{index}])"
+    row = f"{_row_code(operand)} * ld{index}"
+    if operand.of_samples is None:
+        return f"splat(p{index}[{row}])"
+    return f"of_samples(p{index} + {row}, col, each{index})"
 
 
 def _address(index: int, operand: Read) -> str:
@@ -300,6 +306,8 @@ def _functor_text(
     for i, operand, read in zip(used, operands, reads, strict=True):
         members += f"  const float* p{i};\n"
         members += f"  int64_t ld{i};\n" if isinstance(operand, Read) else ""
+        if isinstance(operand, Read) and operand.of_samples is not None:
+            members += f"  int64_t each{i};\n"
         values += f"    const V x{i} = {read};\n"
         if functor.accumulator and isinstance(operand, Read) and operand.column:
             fetches += f"    __builtin_prefetch({_address(i, operand)});\n"

@@ -2,7 +2,7 @@
 // where neighbours in the output are neighbours in the input, else a few loads and shuffles a
 // vector.
 #pragma once
-#include "vec.h"
+#include "lanes.h"
 
 namespace sc {
 
@@ -11,28 +11,6 @@ constexpr int kPairs = 3;   // the same where each is of two vectors
 
 SC_INLINE VI load_int(const int32_t* p) { return *(const VI*)p; }
 SC_INLINE void store_int(int32_t* p, VI v) { *(VI*)p = v; }
-
-// Lane l of the result is lane lane[l] mod W of v.
-SC_INLINE V permute(V v, VI lane) {
-#if defined(__clang__)
-  V out;
-  for (int l = 0; l < W; l++) out[l] = v[lane[l] & (W - 1)];
-  return out;
-#else
-  return __builtin_shuffle(v, lane);
-#endif
-}
-
-// Lane l of the result is lane lane[l] mod 2W of a and b in a row.
-SC_INLINE V permute(V a, V b, VI lane) {
-#if defined(__clang__)
-  V out;
-  for (int l = 0; l < W; l++) out[l] = lane[l] & W ? b[lane[l] & (W - 1)] : a[lane[l] & (W - 1)];
-  return out;
-#else
-  return __builtin_shuffle(a, b, lane);
-#endif
-}
 
 SC_INLINE V and_mask(V v, VI mask) { return (V)((VI)v & mask); }
 

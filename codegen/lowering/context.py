@@ -58,7 +58,6 @@ class Lowering:
         self.weights: dict[tuple[str, str, TensorType], WeightEntry] = {}
         self.calls: list[Call] = []
         self.checked: list[str] = []
-        self.single = False
         self.shared_work: dict[Any, Any] = {}
         self.owners: dict[str, str] = {}
         self.last_use = self._last_uses()
@@ -351,5 +350,4 @@ class Lowering:
             waits,
             tuple(node.name for node in self.nodes),
             tuple(self.checked),
-            self.single,
         )

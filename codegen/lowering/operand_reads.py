@@ -1,7 +1,7 @@
 """How a kernel on planes reads its other operands, broadcast to its result.
 
 Planes of an operand serve runs of the result's planes. Its columns are those of the result, one for
-a whole sample, or spread: over a constant when shapes are bound, over an activation by a copy.
+each sample, or spread: over a constant when shapes are bound, over an activation by a copy.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def operand_of(low: Lowering, name: str, node: Node) -> Read | Vector:
     batch = outermost(result)
     alone = low.per_sample(result.shape[batch], node.name) if batch in inner else 1
     if all(shape[d] == 1 for d in inner if d != batch) and alone == 1:
-        low.single = True
-        return Read(low.anywhere(name), div, mod, False)
+        each = low.holds_samples(name) and low.holds_samples(node.name)
+        space = low.space(node.name, low.group(node)) if each else None
+        return Read(low.anywhere(name), div, mod, False, space)
     return Read(_spread(low, name, node, shape, result), div, mod, True)
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sparse_compiler.analysis.sparsity import sparsity_facts
 from sparse_compiler.codegen.lower import lower
 from sparse_compiler.codegen.operands import Elements, Planes
-from sparse_compiler.codegen.plan import arrange, buffer_of, share
-from sparse_compiler.codegen.program import Call, Segment
+from sparse_compiler.codegen.plan import Sharing, arrange, buffer_of, share
+from sparse_compiler.codegen.program import Buffer, Call, Segment, Space
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.interpret import run_node
 from sparse_compiler.ir.types import evaluate
@@ -165,3 +165,27 @@ def test_threads_share_an_encoder_in_every_way(tokens: int, samples: int) -> Non
             assert not sharing.rest[0] or divided == sharing.part[0] * threads
         if sharing.alone:
             assert not any(sharing.part)
+
+
+def sharing_of(samples: int, *values: tuple[int, int]) -> Sharing:
+    """How one thread shares images that have values of (rows, columns)."""
+    spaces = tuple(Space(columns, False) for _, columns in values)
+    buffers = tuple(Buffer(rows, at) for at, (rows, _) in enumerate(values))
+    nothing = frozenset[str]()
+    segment = Segment("x", (), (), (nothing, nothing), (), spaces, buffers, (), samples, {}, ())
+    return share(segment, samples, [columns for _, columns in values], 1)
+
+
+@pytest.mark.parametrize(
+    "values, samples, per",
+    [
+        (((32, 1024), (512, 4)), 16, 4),  # 4 of 16 lanes, were a chunk one sample
+        (((32, 1024), (512, 4)), 3, 2),
+        (((32, 1024), (512, 48)), 16, 1),  # full vectors
+        (((256, 2048), (4096, 4)), 16, 2),  # a chunk's largest value fits the cache
+    ],
+)
+def test_small_planes_fill_their_vectors(
+    values: tuple[tuple[int, int], ...], samples: int, per: int
+) -> None:
+    assert sharing_of(samples, *values).per == per

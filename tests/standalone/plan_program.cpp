@@ -24,11 +24,10 @@ static void print(const Numbers& numbers) {
 }
 
 int main() {
-  int64_t single;
-  while (next(single)) {
+  int64_t calls;
+  while (next(calls)) {
     SegmentTable t{};
-    t.single = single;
-    t.calls = int32_t(number());
+    t.calls = int32_t(calls);
     const int64_t samples = number(), threads = number();
     t.spaces = int32_t(number());
     const std::unique_ptr<bool[]> tokens(new bool[t.spaces + 1]);
@@ -43,6 +42,7 @@ int main() {
     for (int i = 0; i < t.buffers; i++) {
       BufferTable& b = buffers[i];
       b.space = int32_t(number());
+      b.rows = int32_t(number());
       b.shared = number();
       b.foreign = number();
       b.first = int32_t(number());

@@ -67,14 +67,15 @@ def drawn(rng: random.Random) -> tuple[Segment, int, list[int], int, list[int]]:
         first = rng.randrange(calls)
         space = rng.choice([None, *range(len(spaces))])
         flags = {"shared": rng.random() < 0.15, "foreign": rng.random() < 0.3}
-        buffers.append(Buffer(1, space, first=first, last=rng.randrange(first, calls), **flags))
+        rows = rng.choice([1, 16, 64, 512, 3072])
+        buffers.append(Buffer(rows, space, first=first, last=rng.randrange(first, calls), **flags))
     waits = {
         call: Wait(rng.choice([None, *range(len(spaces))]), rng.random() < 0.5)
         for call in sorted(rng.sample(range(calls), rng.randint(0, calls)))
     }
     segment = Segment(
         "x", (), (), (frozenset(), frozenset()), (), tuple(spaces), tuple(buffers),
-        (None,) * calls, 1, waits, (), single=rng.random() < 0.2,
+        (None,) * calls, 1, waits, (),
     )  # type: ignore[arg-type]  # fmt: skip
     columns = [rng.choice([1, 7, 16, 49, 197, 128, 3136, rng.randint(1, 600)]) for _ in spaces]
     samples = rng.choice([1, 1, 2, 3, 8, 17, 64, 1000])
@@ -85,14 +86,15 @@ def drawn(rng: random.Random) -> tuple[Segment, int, list[int], int, list[int]]:
 def as_text(case: tuple[Segment, int, list[int], int, list[int]]) -> str:
     """What plan_program.cpp reads."""
     segment, samples, columns, threads, floats = case
-    numbers = [int(segment.single), len(segment.calls), samples, threads, len(columns)]
+    numbers = [len(segment.calls), samples, threads, len(columns)]
     for space, count in zip(segment.spaces, columns, strict=True):
         numbers += [int(space.tokens), count]
     numbers.append(len(floats))
     for buffer, size in zip(segment.buffers, floats, strict=True):
         space = -1 if buffer.space is None else buffer.space
         flags = [int(buffer.shared), int(buffer.foreign)]
-        numbers += [space, *flags, buffer.first, buffer.last, size]
+        rows = 0 if buffer.space is None else int(buffer.size)
+        numbers += [space, rows, *flags, buffer.first, buffer.last, size]
     numbers.append(len(segment.waits))
     for call, wait in segment.waits.items():
         numbers += [call, -1 if wait.space is None else wait.space, int(wait.given)]

@@ -9,6 +9,7 @@
 namespace sc::standalone {
 
 constexpr int64_t kChunkColumns = 256, kAloneColumns = 128, kSplitColumns = 32, kLine = 16;
+constexpr int64_t kChunkFloats = 1 << 20, kSaved = 3;
 
 using Numbers = std::vector<int64_t>;
 
@@ -34,15 +35,33 @@ static void divide_columns(int64_t columns, int64_t threads, int64_t& part, int6
   }
 }
 
-static int64_t samples_per_chunk(const SegmentTable& segment, int64_t samples, int64_t unit,
-                                 int64_t threads) {
-  const int64_t most = segment.single ? 1 : std::max<int64_t>(1, kChunkColumns / unit);
+// Samples of a chunk, doubled while small planes then leave fewer lanes of vectors empty.
+static int64_t widened(const SegmentTable& segment, int64_t samples, const int64_t* columns,
+                       int64_t most) {
+  for (; 2 * most <= samples; most *= 2) {
+    int64_t work = 0, wider = 0;
+    for (int i = 0; i < segment.buffers; i++) {
+      const BufferTable& b = segment.buffer[i];
+      if (b.space < 0 || !b.rows) continue;
+      const int64_t rows = b.rows, twice = lines(2 * most * columns[b.space]);
+      if (rows * twice > kChunkFloats) return most;
+      work += 2 * rows * rows * lines(most * columns[b.space]);
+      wider += rows * rows * twice;
+    }
+    if (100 * wider >= (100 - kSaved) * work) break;
+  }
+  return most;
+}
+
+static int64_t samples_per_chunk(const SegmentTable& segment, int64_t samples,
+                                 const int64_t* columns, int64_t unit, int64_t threads) {
+  const int64_t few = std::max<int64_t>(1, kChunkColumns / unit);
+  const int64_t most = widened(segment, samples, columns, few);
   int64_t count = ceil_div(samples, most);
   const bool busy = samples * unit >= threads * kAloneColumns;
   if (count < threads && threads <= samples && busy) count = threads;
   if (count > threads) count = ceil_div(count, threads) * threads;
   int64_t per = count < samples ? ceil_div(samples, count) : 1;
-  if (segment.single) per = 1;
   return unit == 1 ? std::min(lines(per), lines(samples)) : per;
 }
 
@@ -54,7 +73,8 @@ static Sharing share(const SegmentTable& segment, int64_t samples, const int64_t
     widest = std::max(widest, columns[i]);
   }
   unit = unit ? unit : widest ? widest : 1;
-  Sharing s{samples, samples_per_chunk(segment, samples, unit, threads), false, {}, {}, {}};
+  const int64_t per = samples_per_chunk(segment, samples, columns, unit, threads);
+  Sharing s{samples, per, false, {}, {}, {}};
   const int64_t turns = ceil_div(ceil_div(samples, s.per), threads);
   s.alone = threads > 1 && double(samples) >= double(turns * threads * s.per) * 0.9;
   bool split = false;

@@ -26,7 +26,7 @@ T most(T a, T b) {
 
 // As Buffer of codegen/program.py; space -1: row-major elements of `bytes` bytes.
 struct BufferTable {
-  int32_t space, bytes;
+  int32_t space, bytes, rows;  // rows: of planes, 0 where sizes decide
   bool shared, foreign;
   int32_t first, last;
 };
@@ -65,7 +65,6 @@ struct PlaceTable {
 
 struct SegmentTable {
   int32_t spaces, buffers, waits, uses, constants, ins, outs, checked, sized, numbers, calls;
-  bool single;
   const bool* tokens;
   const BufferTable* buffer;
   const WaitTable* wait;

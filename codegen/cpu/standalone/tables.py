@@ -188,7 +188,6 @@ class _Printer:
         tables = ("tokens", "buffers", "waits", "uses", "constants", "ins", "outs", "checked")
         fields = [
             *map(str, counts),
-            _bool(segment.single),
             *(f"{table}{n}" for table in tables),
             f"sizes{n}<int64_t>, sizes{n}<double>, bind{n}<int64_t>, bind{n}<double>",
             f"sc_segment{n}_scratch, sc_segment{n}_run",
@@ -311,7 +310,8 @@ def _buffer(buffer: Buffer) -> str:
     space = -1 if buffer.space is None else buffer.space
     flags = f"{_bool(buffer.shared)}, {_bool(buffer.foreign)}"
     bytes_ = torch_dtype(buffer.dtype).itemsize
-    return f"{{{space}, {bytes_}, {flags}, {buffer.first}, {buffer.last}}}"
+    rows = buffer.size if buffer.space is not None and isinstance(buffer.size, int) else 0
+    return f"{{{space}, {bytes_}, {rows}, {flags}, {buffer.first}, {buffer.last}}}"
 
 
 def _waits(segment: Segment) -> Iterator[str]:
