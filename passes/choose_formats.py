@@ -67,6 +67,9 @@ class ChooseFormats(Pass):
         wanted = _wanted(graph, node, context)
         best = best_format(taken or times, self.min_gain if not taken else 1.0)
         best = wanted if wanted in times else best
+        for name in times:
+            if (limit := context.machine.limit(FORMATS[name], shape)) is not None:
+                context.refuse(node.name, limit)
         times[TORCH] = torch_ns(shape, context.machine, context.threads)
         density = shape.nnz / max(1, shape.rows * shape.columns)
         weight = node.inputs[node.op.weight_input or 0]
@@ -115,6 +118,9 @@ class _Judge:
                 "not_measured",
                 f"{name} is predicted to take {times[name] / 1e3:.0f} us, too much to be tried",
             )
+        limit = None if name == TORCH else self.context.machine.limit(FORMATS[name], self.shape)
+        if limit is not None:
+            return limit
         code = "below_break_even" if best == "dense" and name != TORCH else "slower"
         why = (
             f"{name} is predicted to take {times[name] / 1e3:.0f} us at {self.density:.1%} "
@@ -127,7 +133,7 @@ class _Judge:
     def _streams(self, name: str) -> bool:
         """True where the weight's bytes, not the arithmetic, set the predicted time."""
         filled = stored_shape(self.shape, FORMATS[name], self.facts)
-        fast = replace(self.context.machine, bytes_per_ns=1e9, cache_bytes_per_ns=1e9)
+        fast = self.context.machine.without_memory()
         time = format_ns(FORMATS[name], filled, fast, self.context.threads)
         return time < 0.999 * self.times[name]
 
@@ -185,13 +191,14 @@ def stored_shape(shape: Shape, format_: Format, facts: Sequence[SparsityFacts]) 
 
 def format_ns(format_: Format, shape: Shape, machine: Machine, threads: int) -> float:
     """Predicted nanoseconds of a layer; infinite where the format has no kernel for it."""
-    if isinstance(shape, ConvShape):
-        return format_.conv_ns(shape, machine, threads)
-    return format_.linear_ns(shape, machine, threads)
+    return machine.format_ns(format_, shape, threads)
 
 
 def torch_ns(shape: Shape, machine: Machine, threads: int) -> float:
     """Predicted nanoseconds of the layer left to torch."""
+    ideal = machine.ideal_ns(shape)
+    if ideal is not None:
+        return ideal
     if isinstance(shape, ConvShape):
         return torch_conv_ns(shape, machine, threads)
     return torch_linear_ns(shape, machine, threads)

@@ -7,6 +7,7 @@ here is no scalar function but one of the pattern's `whole` ops: a rule says whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -98,6 +99,8 @@ class Pattern:
             yield {**found, index: value}
 
     def _close(self, got: float, wanted: float) -> bool:
+        if math.isinf(wanted):
+            return got == wanted
         return abs(got - wanted) <= self.tolerance * abs(wanted)
 
 

@@ -32,12 +32,14 @@ from sparse_compiler.passes.merge_duplicates import MergeDuplicates
 from sparse_compiler.passes.merge_parallel_linears import MergeParallelLinears
 from sparse_compiler.passes.recognize_activations import RecognizeActivations
 from sparse_compiler.passes.recognize_attention import RecognizeAttention
+from sparse_compiler.passes.recognize_bias import RecognizeBias
 from sparse_compiler.passes.recognize_layer_norm import RecognizeLayerNorm
 from sparse_compiler.passes.recognize_rms_norm import RecognizeRmsNorm
 from sparse_compiler.passes.recognize_rotary import RecognizeRotary
 from sparse_compiler.passes.simplify_indexing import SimplifyIndexing
 from sparse_compiler.passes.simplify_views import SimplifyViews
 from sparse_compiler.passes.sink_expands import SinkExpands
+from sparse_compiler.passes.unflatten_batches import UnflattenBatches
 
 PASSES: tuple[Pass, ...] = (
     ComputeInFp32(),
@@ -45,12 +47,14 @@ PASSES: tuple[Pass, ...] = (
     RecognizeLayerNorm(),
     RecognizeActivations(),
     RecognizeRotary(),
+    UnflattenBatches(),
     RecognizeAttention(),
     SinkExpands(),
     EliminateDeadNodes(),
     MergeDuplicates(),
     SimplifyIndexing(),
     SimplifyViews(),
+    RecognizeBias(),
     FoldBatchNorm(),
     EliminateDeadChannels(),
     MergeParallelLinears(),

@@ -28,7 +28,10 @@ _SIX = "clamp(add(x0, 3.0), 0.0, 6.0)"
 
 @dataclass(frozen=True)
 class RecognizeActivations(Pass):
-    """0.5 * x * (1 + erf(x / sqrt(2)))  =>  gelu(x); likewise its tanh form, silu, hardswish."""
+    """0.5 * x * (1 + erf(x / sqrt(2)))  =>  gelu(x); likewise its tanh form, silu, hardswish.
+
+    min(max(x, 0), 6)  =>  clamp(x, 0, 6), as ONNX writes relu6;  max(x, 0)  =>  relu(x).
+    """
 
     name: ClassVar[str] = "recognize-activations"
 
@@ -42,13 +45,43 @@ class RecognizeActivations(Pass):
 
 def _activation(graph: Graph, producers: Mapping[str, Node], node: Node) -> Node | None:
     root = node.op.tree if isinstance(node.op, Pointwise) else None
-    if not isinstance(root, Call) or root.fn not in ("mul", "div"):
+    if not isinstance(root, Call):
+        return None
+    if root.fn in _EXTREMES:
+        return _clamp(graph, producers, node)
+    if root.fn not in ("mul", "div"):
         return None
     for function, pattern in _patterns():
         found = pattern.match(producers, node.name)
         x = found[0] if found is not None else None
         if isinstance(x, str) and graph.types[x] == node.type:
             return replace(node, op=Pointwise(f"{function}(x0)"), inputs=(x,))
+    return None
+
+
+_EXTREMES = ("minimum", "maximum")
+_CLAMPS = (  # and the number beside x inside: either may be found as either
+    (Pattern("minimum(maximum(x0, x1), x2)"), 1),
+    (Pattern("maximum(minimum(x0, x2), x1)"), 2),
+)
+
+
+def _clamp(graph: Graph, producers: Mapping[str, Node], node: Node) -> Node | None:
+    """min(max(x, low), high)  =>  clamp(x, low, high);  max(x, 0)  =>  relu(x)."""
+    for pattern, inner in _CLAMPS:
+        found = pattern.match(producers, node.name)
+        if found is None:
+            continue
+        if isinstance(found[0], float):
+            found = {**found, 0: found[inner], inner: found[0]}
+        x, low, high = (found[i] for i in range(3))
+        numbers = isinstance(low, float) and isinstance(high, float) and low <= high
+        if isinstance(x, str) and numbers and graph.types[x] == node.type:
+            return replace(node, op=Pointwise(f"clamp(x0, {low!r}, {high!r})"), inputs=(x,))
+    found = Pattern("maximum(x0, 0.0)").match(producers, node.name)
+    source = found[0] if found is not None else None
+    if isinstance(source, str) and graph.types[source] == node.type:
+        return replace(node, op=Pointwise("relu(x0)"), inputs=(source,))
     return None
 
 

@@ -2,7 +2,8 @@
 
 The scale may stand anywhere, masks may be added or filled in, heads may be folded into the batch,
 and keys and values repeated for grouped queries (arXiv:2305.13245). A query that a mask of -inf
-hides from every key stays NaN, which torch's own fused attention would give as zeros.
+hides from every key stays NaN, which torch's own fused attention would give as zeros; the graph may
+do that too, see `guarded_softmax`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sparse_compiler.ops.matmul import Matmul
 from sparse_compiler.ops.shape import Expand, Permute, Reshape
 from sparse_compiler.ops.softmax import Softmax
 from sparse_compiler.passes.base import Context, Pass
+from sparse_compiler.passes.guarded_softmax import probabilities, read_besides
 from sparse_compiler.passes.rewriter import Rewriter
 from sparse_compiler.passes.scores import Scores, fits, make_mask, read_scores, without_scale
 
@@ -48,17 +50,20 @@ def _parts(rw: Rewriter, node: Node) -> Scores | No | None:
     """The scores whose softmax the node multiplies with values; None for other nodes."""
     if not isinstance(node.op, Matmul):
         return None
-    softmax = rw.producers.get(node.inputs[0])
-    if softmax is None or not isinstance(softmax.op, Softmax) or softmax.op.log:
+    found = probabilities(rw, node.inputs[0])
+    if found is None or not isinstance(found.softmax.op, Softmax) or found.softmax.op.log:
         return None
+    softmax, op = found.softmax, found.softmax.op
     rank = rw.tensor(softmax.name).rank
-    if softmax.op.dim not in (-1, rank - 1):
+    if op.dim not in (-1, rank - 1):
         return No("softmax", f"%{softmax.name} runs over another dimension than the keys")
-    if not rw.only_reader(softmax.name):
+    guard = found.guard
+    if not rw.only_reader(node.inputs[0]) or (guard and read_besides(rw, softmax.name, guard)):
         return No("shared_value", f"the probabilities %{softmax.name} are read elsewhere too")
-    scores = read_scores(rw, softmax.inputs[0])
+    scores = read_scores(rw, found.scores, guard | {softmax.name})
     if isinstance(scores, No):
         return scores
+    scores = replace(scores, nan_rows=not guard)
     if rw.tensor(scores.name).shape != rw.tensor(softmax.name).shape:
         return No("rank", f"%{softmax.name} has another shape than the product %{scores.name}")
     return _unfit(rw, node, scores) or scores
@@ -114,7 +119,7 @@ def _emit(rw: Rewriter, node: Node, scores: Scores) -> None:
     shape = (*heads, *rw.tensor(scores.name).shape[-2:])
     mask = make_mask(rw, scores.masks, shape, f"{name}.mask")
     scale = _default(scores.scale * factor * other, rw.tensor(operands[0]).shape[-1])
-    op = Attention(mask is not None, scale=scale, nan_rows=mask is not None)
+    op = Attention(mask is not None, scale=scale, nan_rows=scores.nan_rows and mask is not None)
     inputs = (*operands, *([mask] if mask is not None else []))
     if rw.tensor(name).rank == 4:
         rw.replace(node, op, inputs)

@@ -7,7 +7,7 @@ in, and views between. Each mask remembers the shape that the scores had where i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sparse_compiler.ir.expr import Arg, Call, Const, Expr
@@ -16,6 +16,7 @@ from sparse_compiler.ir.types import Dim, product
 from sparse_compiler.ops.matmul import Matmul
 from sparse_compiler.ops.pointwise import Pointwise
 from sparse_compiler.ops.shape import Expand, Permute, Reshape
+from sparse_compiler.passes.guarded_softmax import read_besides
 from sparse_compiler.passes.rewriter import Rewriter
 
 FILL = -1e9
@@ -33,11 +34,15 @@ class Mask:
 
 @dataclass(frozen=True)
 class Scores:
-    """scale * name + masks, `name` being the product of queries and keys."""
+    """scale * name + masks, `name` being the product of queries and keys.
+
+    nan_rows: their softmax is NaN, and not 0, for a query that may attend to nothing.
+    """
 
     name: str
     scale: float = 1.0
     masks: tuple[Mask, ...] = ()
+    nan_rows: bool = True
 
     def scaled(self, factor: float) -> Scores:
         """factor * self."""
@@ -45,15 +50,18 @@ class Scores:
             m if factor == 1 else replace(m, tree=Call("mul", (m.tree, Const(factor))))
             for m in self.masks
         ]
-        return Scores(self.name, self.scale * factor, tuple(masks))
+        return replace(self, scale=self.scale * factor, masks=tuple(masks))
 
 
-def read_scores(rw: Rewriter, name: str) -> Scores | No:
-    """What the value `name` is made of; each value on the way may have one reader only."""
+def read_scores(rw: Rewriter, name: str, readers: Collection[str] = ()) -> Scores | No:
+    """What the value `name` is made of; each value on the way may have one reader only.
+
+    readers: nodes that may read `name` itself, where they are several.
+    """
     node = rw.producers.get(name)
     if node is None or not isinstance(node.op, (Matmul, Pointwise, Reshape)):
         return No("no_scores", f"%{name} is no product of queries and keys")
-    if not rw.only_reader(name):
+    if not rw.only_reader(name) and (not readers or read_besides(rw, name, readers)):
         return No("shared_value", f"the scores %{name} are read elsewhere too")
     if isinstance(node.op, Matmul):
         return Scores(name)

@@ -13,6 +13,7 @@ from . import errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import tvm
     from .api import compile, export, inspect, load, metrics, shrink, sparsify
     from .compiled import Compiled
     from .inspector.coupled import find_groups
@@ -85,10 +86,17 @@ __all__ = [
     "parameter_slack",
     "shrink",
     "sparsify",
+    "tvm",
 ]
 
 
+_FOLDERS = ("tvm",)
+"""Sub-packages that load on first use."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -10,19 +10,23 @@ from typing import Any
 import torch
 
 from .compiled import Compiled
-from .errors import ArtifactError, UnsupportedError
+from .errors import UnsupportedError
+from .formats.gpu_arch import find_arch
 from .frontends.export import ExportedModel, export_module, import_program
+from .frontends.foreign import import_foreign, is_foreign
 from .inspector.coupled import metrics, sparsify
 from .inspector.report import Report, report_of
 from .ir.interpret import bind_inputs
 from .options import Options
 from .runtime.pipeline import Pipeline, lower_graph
+from .runtime.plain import PlainModule
 from .runtime.weights import LiveWeights
 from .saved import export_graph, load_compiled
 from .standalone import export_library
 from .tuned import tuned
 
-Model = torch.nn.Module | torch.export.ExportedProgram | str | Path
+Model = torch.nn.Module | torch.export.ExportedProgram | str | Path | Any
+"""A module, an exported program, a Relax module (`tvm.IRModule`), or a path: see `compile`."""
 
 
 def compile(
@@ -38,11 +42,13 @@ def compile(
 ) -> Compiled:
     """Compiles a model in this process, without Dynamo.
 
-    model: a module in eval mode, an exported program, or the path of a `.pt2` file. args, kwargs:
-    example arguments, as the model takes them. dynamic_shapes: as `torch.export.export` takes it;
-    such dimensions stay symbolic. options: see `sparse_compiler.options.Options`.
+    model: a module in eval mode, an exported program, a TVM Relax module, or the path of a `.pt2`
+    or `.onnx` file, or of a Relax module as script (`.py`) or JSON. args, kwargs: example
+    arguments, as the model takes them. dynamic_shapes: as `torch.export.export` takes it; such
+    dimensions stay symbolic. Of an ONNX file, the names of the axes that stay so, see docs/onnx.md.
+    options: see `sparse_compiler.options.Options`.
 
-    Raises `UnsupportedError` for a model that torch.export cannot trace, `OptionError`,
+    Raises `UnsupportedError` for a model that cannot be traced or imported, `OptionError`,
     `ToolchainError`.
     """
     settings = Options.from_dict(
@@ -76,19 +82,21 @@ def export(
 
     library: writes `model.so`, `model.weights` and `model.h` into the folder `path` instead, for C
     programs without Python; see docs/c_library.md. target: of a library, "cpu" for machines like
-    this one, or "x86-64-v3", "x86-64-v4", "aarch64".
+    this one, or "x86-64-v3", "x86-64-v4", "aarch64"; of a file, "cuda:90" and the like to carry
+    kernels compiled for that GPU too, see docs/gpu.md.
 
     Returns the path. Raises `UnsupportedError` for a model that cannot be traced or saved,
     `ArtifactError` where the file cannot be written; a file that was there before stays whole.
     """
-    settings = Options.from_dict({"weights": weights, **({} if library else {"target": target})})
+    arch = None if library or target == "cpu" else find_arch(target)
+    settings = Options.from_dict({"weights": weights})
     settings.configure_logging()
     exported, _, _ = _traced(model, args, kwargs, dynamic_shapes)
     hints, _ = _example(exported, args, kwargs, settings)
     if library:
         name = "native" if target == "cpu" else target
         return export_library(exported, settings, hints, Path(path), name)
-    return export_graph(exported, settings, hints, Path(path))
+    return export_graph(exported, settings, hints, Path(path), arch)
 
 
 def load(
@@ -98,17 +106,12 @@ def load(
 
     The file is read as data: nothing in it is run, and kernels are built for this machine (once:
     they are cached). Dense weights stay mapped in the file. options: of this machine, see
-    `sparse_compiler.options.Options`. prebuilt: to run a library that the file carries.
+    `sparse_compiler.options.Options`. prebuilt: to run the kernels for a GPU that the file carries,
+    which is running code of whoever made it.
 
     Raises `ArtifactError` naming the member and the reason.
     """
-    if prebuilt:
-        raise ArtifactError(
-            f"{path} carries no library built before",
-            why="this version writes none",
-            fix="leave prebuilt at False: kernels are built here and cached",
-        )
-    return load_compiled(Path(path), options or {})
+    return load_compiled(Path(path), options or {}, prebuilt=prebuilt)
 
 
 def inspect(
@@ -116,6 +119,7 @@ def inspect(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
+    dynamic_shapes: Any = None,
     options: Mapping[str, Any] | None = None,
 ) -> Report:
     """What became of each layer, and why. Compiles nothing when given a model.
@@ -125,7 +129,7 @@ def inspect(
     if isinstance(model_or_compiled, Compiled):
         return model_or_compiled.inspect()
     settings = Options.from_dict(options or {})
-    exported, module, _ = _traced(model_or_compiled, args, kwargs, None)
+    exported, module, _ = _traced(model_or_compiled, args, kwargs, dynamic_shapes)
     weights = LiveWeights(exported.imported.params, module)
     hints, _ = _example(exported, args, kwargs, settings)
     lowered = lower_graph(exported.imported.graph, weights, settings, hints)
@@ -158,6 +162,10 @@ def _traced(
     model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
 ) -> tuple[ExportedModel, torch.nn.Module | None, Callable[..., Any]]:
     """The graph, the module whose weights may be replaced, and what runs while training."""
+    if is_foreign(model):
+        exported = import_foreign(model, args, kwargs, dynamic_shapes)
+        imported = exported.imported
+        return exported, None, PlainModule(imported.graph, imported.params, exported.call)
     if isinstance(model, (str, Path)):
         model = load_program(Path(model))
     if isinstance(model, torch.export.ExportedProgram):
@@ -165,7 +173,8 @@ def _traced(
     if not isinstance(model, torch.nn.Module):
         raise UnsupportedError(
             f"cannot compile a {type(model).__name__}",
-            fix="give a torch.nn.Module, an ExportedProgram or the path of a .pt2 file",
+            fix="give a torch.nn.Module, an ExportedProgram, a Relax IRModule, or the path of "
+            "a .pt2, .onnx, Relax script or JSON file",
         )
     return export_module(model, args, kwargs, dynamic_shapes), model, model
 

@@ -130,8 +130,22 @@ def bench(
             metavar="FILE", help="File locked while timing, so that two runs do not overlap."
         ),
     ] = "",
+    static: Annotated[
+        bool,
+        typer.Option(metavar="", help="Compile the kernels for GPUs, without one, and read them."),
+    ] = False,
+    arch: Annotated[
+        str, typer.Option(metavar="LIST", help="With --static: cuda:80, cuda:90, hip:gfx942, ...")
+    ] = "",
 ) -> None:
     """Measure this compiler against its peers on MODEL..., a suite, or the cases of a check."""
+    command = "sparse-compiler " + " ".join(sys.argv[1:])
+    console = terminal.console(json=json == Path("-"))
+    if static:
+        from sparse_compiler.bench.gpu_command import StaticRequest, execute_static
+
+        chosen = StaticRequest(tuple(models or ()), sparsity, batch, arch, json, write, command)
+        raise typer.Exit(execute_static(chosen, console))
     from sparse_compiler.bench.command import Request, execute
 
     request = Request(
@@ -157,9 +171,9 @@ def bench(
         check=check,
         results=results,
         lock=lock,
-        command="sparse-compiler " + " ".join(sys.argv[1:]),
+        command=command,
     )
-    raise typer.Exit(execute(request, terminal.console(json=json == Path("-"))))
+    raise typer.Exit(execute(request, console))
 
 
 @app.command()

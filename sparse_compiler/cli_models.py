@@ -15,12 +15,21 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A .pt2 file, a saved model, a Hugging Face folder, or module:function, which "
-        "returns (model, args).",
+        help="A .pt2 or .onnx file, a Relax module as .py or .json, a saved model, a Hugging Face "
+        "folder, or module:function, which returns (model, args).",
     ),
 ]
 Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Samples of an example input.")]
 Tokens = Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of an example input.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Of an ONNX or Relax file: the size of a dynamic axis, its range as 32..640..32, or "
+        "the value of an input of one number.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")]
 
 cache = typer.Typer(help="The folder of compiled kernels.", no_args_is_help=True)
@@ -46,6 +55,7 @@ def compile(
     ] = "native",
     batch: Batch = 1,
     tokens: Tokens = 128,
+    given: Given = None,
     json: Json = False,
 ) -> None:
     """Save MODEL ahead of time, for `run`, for sc.load in another program, or for C programs."""
@@ -53,7 +63,7 @@ def compile(
         raise typer.BadParameter("--target needs --library: a saved model serves every machine")
     from sparse_compiler.commands import Example, compile_library, compile_model
 
-    example, console = Example(batch, tokens), _console(json=json)
+    example, console = Example(batch, tokens, tuple(given or ())), _console(json=json)
     if library:
         _print(compile_library(model, output, example, console, target), json)
         return
@@ -78,6 +88,7 @@ def inspect(
     ] = None,
     batch: Batch = 1,
     tokens: Tokens = 128,
+    given: Given = None,
     json: Json = False,
 ) -> None:
     """Say what became of each layer of MODEL, and why; or show its graph."""
@@ -85,7 +96,7 @@ def inspect(
         raise typer.BadParameter("--diff needs --after PASS")
     from sparse_compiler.commands import Example, Inspection, inspect_model
 
-    example, console = Example(batch, tokens), _console(json=json)
+    example, console = Example(batch, tokens, tuple(given or ())), _console(json=json)
     request = Inspection(after, diff, why, html, explorer, groups)
     found = inspect_model(model, example, console, request)
     _print(found, json)
@@ -97,12 +108,13 @@ def run(
     threads: Annotated[int, typer.Option(min=0, metavar="N", help="0: as torch has it.")] = 0,
     batch: Batch = 1,
     tokens: Tokens = 128,
+    given: Given = None,
     json: Json = False,
 ) -> None:
     """Run MODEL on example inputs: what comes out, and how long a call takes."""
     from sparse_compiler.commands import Example, run_model
 
-    example, console = Example(batch, tokens), _console(json=json)
+    example, console = Example(batch, tokens, tuple(given or ())), _console(json=json)
     _print(run_model(model, example, console, rounds=rounds, threads=threads), json)
 
 

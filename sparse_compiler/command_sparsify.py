@@ -17,6 +17,7 @@ from . import api, terminal
 from .commands import Example
 from .errors import UnsupportedError
 from .files import replacing
+from .frontends.foreign import is_foreign
 from .frontends.program_layers import module_of_layers, with_weights
 from .options import nearest
 from .pruning import CRITERIA, Metrics, Recipe, load_recipe, metrics
@@ -80,6 +81,8 @@ def sparsify_model(
             why="its weights are packed for the kernels",
             fix="give what it was made of",
         )
+    if is_foreign(Path(model)):
+        raise _without_modules(model)
     write = _writer(model, output)
     err = terminal.console(err=True)
     with err.status("reading the model"):
@@ -113,7 +116,18 @@ def _module(source: Source, text: str) -> nn.Module:
     """What is pruned: the module, or the layers of a program; of a folder, with its heads."""
     if isinstance(source.model, torch.export.ExportedProgram):
         return module_of_layers(source.model)
+    if isinstance(source.model, Path):
+        raise _without_modules(text)
     return _with_heads(source.model, Path(text)) if Path(text).is_dir() else source.model
+
+
+def _without_modules(text: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"sparsify prunes torch models, and {text} is none",
+        why="its layers are operators, without the modules that the criteria look at",
+        fix="prune the torch model and export it again, or set its weights to zero with "
+        "onnx.numpy_helper",
+    )
 
 
 def _with_heads(model: nn.Module, folder: Path) -> nn.Module:

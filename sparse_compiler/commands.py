@@ -30,17 +30,18 @@ from .ir.text import parse_graph
 from .options import Options, nearest
 from .passes.pipeline import PASSES
 from .runtime.artifact import GRAPH, REPORT, Members, open_members
-from .sources import is_saved, read_source
+from .sources import Source, is_saved, read_source
 
 _ROUNDS_BEFORE = 3
 
 
 @dataclass(frozen=True)
 class Example:
-    """Sizes of example inputs, for what brings none."""
+    """Sizes of example inputs, for what brings none. given: `NAME=VALUE`, see `example_for`."""
 
     batch: int = 1
     tokens: int = 128
+    given: tuple[str, ...] = ()
 
 
 def compile_library(
@@ -51,10 +52,16 @@ def compile_library(
         raise UnsupportedError(f"{model} is compiled already", fix="give what it was made of")
     with terminal.progress() as progress:
         task = progress.add_task("reading the model")
-        source = read_source(model, batch=example.batch, tokens=example.tokens)
+        source = _source(model, example)
         progress.update(task, description="tracing, choosing formats, compiling kernels")
         folder = api.export(
-            source.model, source.args, output, source.kwargs, library=True, target=target
+            source.model,
+            source.args,
+            output,
+            source.kwargs,
+            dynamic_shapes=source.dynamic_shapes,
+            library=True,
+            target=target,
         )
     files = {path.name: path.stat().st_size for path in sorted(folder.glob("model.*"))}
     for name, size in files.items():
@@ -70,9 +77,15 @@ def compile_model(model: str, output: Path, example: Example, console: Console) 
         )
     with terminal.progress() as progress:
         task = progress.add_task("reading the model")
-        source = read_source(model, batch=example.batch, tokens=example.tokens)
+        source = _source(model, example)
         progress.update(task, description="tracing, choosing formats, compressing")
-        path = api.export(source.model, source.args, output, source.kwargs)
+        path = api.export(
+            source.model,
+            source.args,
+            output,
+            source.kwargs,
+            dynamic_shapes=source.dynamic_shapes,
+        )
     members, size = open_members(path), path.stat().st_size
     dense, report = _dense_bytes(members), json.loads(members.text(REPORT))
     console.print(report["summary"])
@@ -195,25 +208,41 @@ def _groups(model: str, example: Example, console: Console) -> dict[str, Any]:
             f"{model} is compiled already: its dead channels are gone",
             fix="give what it was made of",
         )
-    source = read_source(model, batch=example.batch, tokens=example.tokens)
-    structure = structure_of(source.model, source.args, source.kwargs)
+    source = _source(model, example)
+    structure = structure_of(source.model, source.args, source.kwargs, source.dynamic_shapes)
     console.out(structure.text(), end="", highlight=False)
     return structure.json()
+
+
+def _source(model: str, example: Example) -> Source:
+    return read_source(model, batch=example.batch, tokens=example.tokens, given=example.given)
+
+
+def _inspected(source: Source, options: Mapping[str, Any]) -> Report:
+    return api.inspect(
+        source.model,
+        source.args,
+        source.kwargs,
+        dynamic_shapes=source.dynamic_shapes,
+        options=options,
+    )
 
 
 def _report(model: str, example: Example) -> Report:
     if is_saved(model):
         return api.load(model).inspect()
-    source = read_source(model, batch=example.batch, tokens=example.tokens)
-    return api.inspect(source.model, source.args, source.kwargs)
+    source = _source(model, example)
+    return _inspected(source, {})
 
 
 def _compiled(model: str, example: Example) -> tuple[Compiled, tuple[Any, ...], dict[str, Any]]:
     if is_saved(model):
         compiled = api.load(model)
         return compiled, *compiled.example_arguments()
-    source = read_source(model, batch=example.batch, tokens=example.tokens)
-    compiled = api.compile(source.model, source.args, source.kwargs)
+    source = _source(model, example)
+    compiled = api.compile(
+        source.model, source.args, source.kwargs, dynamic_shapes=source.dynamic_shapes
+    )
     return compiled, source.args, source.kwargs
 
 
@@ -267,8 +296,8 @@ def _dump(model: str, example: Example, folder: Path) -> None:
     if is_saved(model):
         api.load(model, options=options)
         return
-    source = read_source(model, batch=example.batch, tokens=example.tokens)
-    api.inspect(source.model, source.args, source.kwargs, options=options)
+    source = _source(model, example)
+    _inspected(source, options)
 
 
 def _layer(report: Report, name: str) -> LayerEntry:

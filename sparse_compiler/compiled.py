@@ -109,7 +109,7 @@ class Compiled:
         values = self._pipeline.executor.values
         stored = [values[name].untyped_storage() for name in read if name in values]
         held = {s.data_ptr(): s.nbytes() for s in stored}
-        return sum(s.weight_bytes for s in self._pipeline.segments) + sum(held.values())
+        return int(sum(s.weight_bytes for s in self._pipeline.segments)) + sum(held.values())
 
     def inspect(self) -> Report:
         """What became of each layer, and why."""

@@ -89,7 +89,7 @@ class Options:
     )
     target: str = field(
         default="cpu",
-        metadata=_about("What the code runs on.", str, choices=("cpu",), later=("cuda", "gpu")),
+        metadata=_about("What the code runs on.", str, choices=("cpu", "cuda")),
     )
     isa: str = field(
         default="native",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,18 @@ from .errors import (
     SparseCompilerError,
     UnsupportedError,
 )
+from .formats.gpu_arch import Arch
+from .formats.gpu_cost import gpu_machine
 from .frontends.export import CallSpec, ExportedModel
 from .frontends.saved_call import read_call, store_call
 from .frontends.untrusted import is_pure, parse_untrusted
 from .inspector.report import report_of
 from .ir.graph import Graph
 from .ops.torch_call import TorchCall
+from .ops.tvm_call import TvmCall
 from .options import Options
 from .runtime.artifact import (
+    BINARIES,
     GRAPH,
     MANIFEST,
     PROGRAM,
@@ -55,9 +59,16 @@ _OPTIONS = ("mode", "weights", "target")
 
 
 def export_graph(
-    exported: ExportedModel, options: Options, hints: Mapping[str, int], path: Path
+    exported: ExportedModel,
+    options: Options,
+    hints: Mapping[str, int],
+    path: Path,
+    arch: Arch | None = None,
 ) -> Path:
-    """Writes the file. Raises `UnsupportedError` for what no file can carry, `ArtifactError`."""
+    """Writes the file; with an arch, kernels for that GPU beside what every file has.
+
+    Raises `UnsupportedError` for what no file can carry, `ArtifactError`.
+    """
     graph, params = fold_parametrized(exported.imported.graph, exported.imported.params)
     _check_savable(graph)
     lowered = lower_graph(graph, LiveWeights(params), options, hints)
@@ -81,12 +92,49 @@ def export_graph(
         PROGRAM: str(lowered.program).encode(),
         **sources,
     }
+    if arch is not None:
+        manifest["gpu"], code = _code_for(arch, graph, params, options, hints)
+        members |= code
     write_members(path, manifest, members)
     return path
 
 
+def _code_for(
+    arch: Arch,
+    graph: Graph,
+    params: Mapping[str, torch.Tensor],
+    options: Options,
+    hints: Mapping[str, int],
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the manifest says of a GPU's kernels; their sources, their binaries and its ledger."""
+    from .codegen.gpu.layer_code import code_of, dtype_of, sources
+    from .codegen.gpu.prebuilt import members
+    from .codegen.gpu.static import require_triton
+
+    triton = require_triton()
+    dtype = dtype_of(params, options.weights)
+    machine = gpu_machine(arch.name, dtype)
+    asked = replace(options, force_native=True)  # choices for the GPU, not for this machine
+    lowered = lower_graph(graph, LiveWeights(dict(params)), asked, hints, machine=machine)
+    found = list(code_of(lowered.graph, lowered.context, arch, dtype))
+    report = json.dumps(report_of(lowered).json(), indent=1, default=str).encode()
+    code = {f"{BINARIES}{name}": data for name, data in members(c.compiled for c in found).items()}
+    code |= {f"{SOURCES}{name}": data for name, data in sources(found).items()}
+    code[f"{SOURCES}gpu_report.json"] = report
+    told = {
+        "target": arch.name,
+        "dtype": dtype,
+        "triton": triton.__version__,
+        "layers": [one.json() for one in found],
+    }
+    return told, code
+
+
 def _check_savable(graph: Graph) -> None:
-    problems = [f"the object {name}, which has no text form" for name in sorted(graph.objects)]
+    by_tvm = [(n.name, n.op) for n in graph.nodes if isinstance(n.op, TvmCall)]
+    held = {getattr(op.function, "name", "") for _, op in by_tvm}
+    problems = [f"the object {o}, which has no text form" for o in sorted({*graph.objects} - held)]
+    problems += [f"{op.target} at %{name}, which TVM runs" for name, op in by_tvm]
     for node in graph.nodes:
         if isinstance(node.op, TorchCall) and not is_pure(node.op.target):
             problems.append(f"{node.op.target} at {node.loc or node.name}")
@@ -108,12 +156,15 @@ class _Parts:
     sizes: dict[str, int]
 
 
-def load_compiled(path: Path, overrides: Mapping[str, Any]) -> Compiled:
+def load_compiled(path: Path, overrides: Mapping[str, Any], *, prebuilt: bool = False) -> Compiled:
     """The compiled model of a file. overrides: options of this machine, see `Options`.
 
+    prebuilt: kernels for a GPU that the file carries are used where they fit, instead of built.
     Raises `ArtifactError` on a file that is not whole, not ours, or asks for what none may.
     """
     members = open_members(path)
+    if prebuilt:
+        _use_binaries(members)
     parts = _parts(members)
     options = Options.from_dict({**_options(members), **overrides})
     options.configure_logging()
@@ -131,6 +182,28 @@ def load_compiled(path: Path, overrides: Mapping[str, Any]) -> Compiled:
             raise
         raise refused(members.path, GRAPH, f"it cannot be compiled: {error}") from error
     return Compiled(pipeline, parts.call, PlainModule(parts.graph, parts.params, parts.call))
+
+
+def _use_binaries(members: Members) -> None:
+    found = {
+        name.removeprefix(BINARIES): bytes(data)
+        for name, data in members.bytes.items()
+        if name.startswith(BINARIES)
+    }
+    if not found:
+        raise refused(
+            members.path,
+            "prebuilt=True",
+            "it carries no code: only a model exported for a GPU does",
+            "leave prebuilt at False: kernels are built here and cached",
+        )
+    from .codegen.gpu.prebuilt import read_members, use
+
+    try:
+        kernels = read_members(found)
+    except ArtifactError as error:
+        raise refused(members.path, BINARIES, str(error)) from error
+    use(kernels)
 
 
 def _parts(members: Members) -> _Parts:

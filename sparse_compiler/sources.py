@@ -1,4 +1,4 @@
-"""Models as the command line names them: a `.pt2`, a Hugging Face folder, or `module:function`.
+"""Models as the command line names them: a file, a Hugging Face folder, or `module:function`.
 
 A saved model (`sc.export`) is not among them: it is loaded, not traced; see `is_saved`.
 """
@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +18,26 @@ from typing import Any
 import torch
 
 from .api import load_program
-from .errors import UnsupportedError
+from .errors import OptionError, UnsupportedError
+from .frontends.foreign import is_foreign
+from .frontends.foreign_inputs import example_for
 from .runtime.artifact import MANIFEST
 
-FORMS = "a .pt2 file, a saved model, a Hugging Face folder, or module:function giving (model, args)"
+FORMS = (
+    "a .pt2 or .onnx file, a Relax module as .py or .json, a saved model, a Hugging Face folder, "
+    "or module:function giving (model, args)"
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """model: a module in eval mode or an exported program; args, kwargs: example arguments."""
+    """model: a module in eval mode, an exported program, or the path of an ONNX or Relax file;
+    args, kwargs: example arguments; dynamic_shapes: as `sc.compile` takes it."""
 
-    model: torch.nn.Module | torch.export.ExportedProgram
+    model: torch.nn.Module | torch.export.ExportedProgram | Path
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    dynamic_shapes: Any = None
 
 
 def is_saved(text: str) -> bool:
@@ -43,12 +50,26 @@ def is_saved(text: str) -> bool:
     return path.suffix == ".scz"
 
 
-def read_source(text: str, *, batch: int = 1, tokens: int = 128) -> Source:
-    """The model that `text` names. batch, tokens: of example inputs, for a Hugging Face folder.
+def read_source(
+    text: str, *, batch: int = 1, tokens: int = 128, given: Sequence[str] = ()
+) -> Source:
+    """The model that `text` names. batch, tokens: of example inputs, for what brings none.
 
-    Raises `UnsupportedError` where there is none, or it cannot be read.
+    given: `NAME=VALUE` for axes and numbers of an ONNX or Relax file.
+
+    Raises `UnsupportedError` where there is none, or it cannot be read; `OptionError`.
     """
     path = Path(text)
+    foreign = is_foreign(path) and path.is_file()
+    if given and not foreign:
+        raise OptionError(
+            f"{text} has no axes to set",
+            why="--set is for ONNX files and Relax modules",
+            fix="leave it out",
+        )
+    if foreign:
+        example = example_for(path, given, batch, tokens)
+        return Source(path, example.args, dynamic_shapes=example.dynamic_shapes)
     if path.suffix == ".pt2":
         return _program(path)
     if path.is_dir():

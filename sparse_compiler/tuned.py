@@ -43,7 +43,8 @@ def tuned(
         return compiled  # a rival would write to buffers, or hand out its own constants
 
     def make_frozen() -> Frozen | None:
-        module = flat_module(exported.program, live.tensors)
+        program = exported.program
+        module = None if program is None else flat_module(program, live.tensors)
         return None if module is None else freeze(module, inputs)
 
     with torch.no_grad():

@@ -21,7 +21,7 @@ LAYERS = (
     ("inspector",),
     ("compiled",),
     ("saved", "standalone", "tuned"),
-    ("api", "backend"),
+    ("api", "backend", "tvm"),
     ("sources", "terminal"),
     ("commands",),
     ("command_sparsify",),
@@ -40,7 +40,7 @@ TRACERS = (
     "torch.export",
     "tvm",
 )
-MAY_TRACE = ("frontends", "backend")
+MAY_TRACE = ("frontends", "backend", "tvm")
 # It starts other processes with environments of its own making, and reports this one's.
 MAY_READ_ENVIRONMENT = ("options", "bench")
 MAX_LINES = 400

@@ -289,7 +289,7 @@ def test_file_that_is_no_program(tmp_path: Path) -> None:
     [
         ({"force_nativ": True}, "did you mean force_native"),
         ({"weights": "int8"}, "weights is 'int8'\n  why: it is not yet supported"),
-        ({"target": "cuda"}, "target is 'cuda'\n  why: it is not yet supported"),
+        ({"target": "cudo"}, "target is 'cudo'\n  fix: did you mean cuda"),
         ({"verify": 3}, "verify is 3"),
         ({"disable": ("choose-formts",)}, "no pass is named 'choose-formts'\n  fix: did you mean"),
         ({"isa": "x86-64-v9"}, "isa is"),

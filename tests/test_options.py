@@ -89,7 +89,7 @@ def test_impossible_variables(monkeypatch, variable, text, part):
         ({"cache_dir": None}, "a path"),
         ({"cache_dir": ""}, "a path"),
         ({"weights": "int8"}, "not yet supported"),
-        ({"target": "cuda"}, "not yet supported"),
+        ({"target": "cudo"}, "target is 'cudo'"),
         ({"mode": "defualt"}, "did you mean default"),
     ],
 )

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import sympy
 
+from ..ir.refusal import No
 from .coefficients import COEFFICIENTS
 
 m, k, nnz, stored, apart, P, taps, groups, strided, T, W = SYMBOLS = sympy.symbols(
@@ -61,6 +62,24 @@ class Machine:
     @cached_property
     def _torch(self) -> Mapping[str, tuple[float, ...]]:
         return dict(self.torch)
+
+    def format_ns(self, format_: Timed, shape: Shape, threads: int) -> float:
+        """Predicted nanoseconds of a layer in a format; infinite where it has no kernel for it."""
+        if isinstance(shape, ConvShape):
+            return format_.conv_ns(shape, self, threads)
+        return format_.linear_ns(shape, self, threads)
+
+    def ideal_ns(self, shape: Shape) -> float | None:
+        """What torch's dense layer takes by public figures alone; None where it is measured."""
+        return None
+
+    def limit(self, format_: Timed, shape: Shape) -> No | None:
+        """Why the better of a format's kernels cannot run a layer, where it has two."""
+        return None
+
+    def without_memory(self) -> Machine:
+        """The same with memory that costs nothing."""
+        return replace(self, bytes_per_ns=1e9, cache_bytes_per_ns=1e9)
 
     def stream_ns(self, size: float) -> float:
         """Reading `size` bytes of weights once."""
@@ -144,6 +163,13 @@ class ConvShape:
 
 
 Shape = LinearShape | ConvShape
+
+
+class Timed(Protocol):
+    """A format, as a machine asks it for its times."""
+
+    def linear_ns(self, shape: LinearShape, machine: Machine, threads: int) -> float: ...
+    def conv_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float: ...
 
 
 @dataclass(frozen=True)

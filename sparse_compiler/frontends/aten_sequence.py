@@ -18,7 +18,7 @@ from ..ops.reduce import Reduce
 from ..ops.scalar import CASTS
 from ..ops.scan import Cumsum
 from .aten_shape import Named, expanded, permuted, reshaped, sliced, typed
-from .importer import Importer, Result
+from .importer import Adds, Importer, Result
 from .rules import FLOATS, overload, pointwise, rule
 
 _WHOLE = ("i64", "i32")
@@ -261,7 +261,7 @@ def _one_hot(imp: Importer, node: fx.Node) -> Result:
 # --- products ----------------------------------------------------------------------------------
 
 
-def matrix_product(imp: Importer, a: Named, b: Named) -> Named | None:
+def matrix_product(imp: Adds, a: Named, b: Named) -> Named | None:
     """a b by torch's rule for matmul: a vector is a row on the left and a column on the right."""
     if a[1].dtype != b[1].dtype or a[1].dtype not in FLOATS or not (a[1].rank and b[1].rank):
         return None

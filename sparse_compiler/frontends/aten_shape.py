@@ -13,13 +13,13 @@ from ..ir.types import Dim, TensorType, as_dim
 from ..ops.cat import Cat
 from ..ops.roll import Flip, Roll
 from ..ops.shape import Expand, Permute, Reshape, Slice
-from .importer import Importer, Result
+from .importer import Adds, Importer, Result
 from .rules import overload, pointwise, rule
 
 Named = tuple[str, TensorType]
 
 
-def typed(imp: Importer, name: str) -> Named:
+def typed(imp: Adds, name: str) -> Named:
     """A value that is a tensor, with its type."""
     type_ = imp.builder.types[name]
     if not isinstance(type_, TensorType):
@@ -27,12 +27,12 @@ def typed(imp: Importer, name: str) -> Named:
     return name, type_
 
 
-def reshaped(imp: Importer, x: Named, shape: tuple[Dim, ...]) -> Named:
+def reshaped(imp: Adds, x: Named, shape: tuple[Dim, ...]) -> Named:
     """`x` under another shape, itself where it has that already."""
     return x if x[1].shape == shape else typed(imp, imp.add(Reshape(shape), [x[0]]))
 
 
-def permuted(imp: Importer, x: Named, dims: Sequence[int]) -> Named:
+def permuted(imp: Adds, x: Named, dims: Sequence[int]) -> Named:
     """`x` with its dimensions in this order."""
     order = tuple(d % x[1].rank for d in dims)
     if order == tuple(range(x[1].rank)):
@@ -40,12 +40,12 @@ def permuted(imp: Importer, x: Named, dims: Sequence[int]) -> Named:
     return typed(imp, imp.add(Permute(order), [x[0]]))
 
 
-def expanded(imp: Importer, x: Named, shape: tuple[Dim, ...]) -> Named:
+def expanded(imp: Adds, x: Named, shape: tuple[Dim, ...]) -> Named:
     """`x` broadcast to `shape`."""
     return x if x[1].shape == shape else typed(imp, imp.add(Expand(shape), [x[0]]))
 
 
-def sliced(imp: Importer, x: Named, dim: int, start: Dim, stop: Dim) -> Named:
+def sliced(imp: Adds, x: Named, dim: int, start: Dim, stop: Dim) -> Named:
     """Elements start..stop-1 of a dimension."""
     if start == 0 and stop == x[1].shape[dim]:
         return x

@@ -168,11 +168,14 @@ def _same_constant(given: Any, expected: Any) -> bool:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What the front end hands on: the graph, live parameters, how to call it, and torch's own."""
+    """What the front end hands on: the graph, live parameters, how to call it, and torch's own.
+
+    program: None of what comes from TVM.
+    """
 
     imported: Imported
     call: CallSpec
-    program: torch.export.ExportedProgram
+    program: torch.export.ExportedProgram | None
 
 
 def export_module(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import sympy
 import torch
@@ -49,6 +49,15 @@ class Imported:
     graph: Graph
     params: Mapping[str, torch.Tensor]
     origin: Mapping[str, fx.Node] = field(default_factory=dict)
+
+
+class Adds(Protocol):
+    """What adds nodes to a graph: every importer."""
+
+    builder: Builder
+
+    def add(self, op: Op, inputs: Iterable[str], *, type_: Type | None = None) -> str:
+        """Adds a node; returns its name."""
 
 
 class Importer:
@@ -278,4 +287,4 @@ def _high(bound: Any) -> int | None:
     return None if number is None or number >= 2**31 else number
 
 
-__all__ = ["Dim", "Imported", "Importer", "Result", "Rule", "as_dim", "target_name"]
+__all__ = ["Adds", "Dim", "Imported", "Importer", "Result", "Rule", "as_dim", "target_name"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from sparse_compiler.analysis.channels.flow import analyse
 from sparse_compiler.analysis.channels.groups import Group, Member, channel_groups
 from sparse_compiler.frontends.export import import_program
+from sparse_compiler.frontends.foreign import import_foreign
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ops.take import ranges_of
 
@@ -62,17 +64,21 @@ def _member(member: Member) -> dict[str, Any]:
 
 
 def structure_of(
-    model: nn.Module | torch.export.ExportedProgram,
+    model: nn.Module | torch.export.ExportedProgram | Path,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
 ) -> Structure:
     """The groups of a model's channels. Changes nothing, compiles nothing.
 
-    args, kwargs: example arguments of a module. Raises UnsupportedError for one that torch.export
-    cannot trace.
+    model: also the path of an ONNX or Relax file. args, kwargs: example arguments.
+    Raises UnsupportedError for what cannot be traced or imported.
     """
     if isinstance(model, torch.export.ExportedProgram):
         graph, params = recognised(import_program(model).imported)
+    elif isinstance(model, Path):
+        found = import_foreign(model, args, kwargs, dynamic_shapes)
+        graph, params = recognised(found.imported)
     else:
         graph, params = traced(model, args, kwargs)
     return Structure(channel_groups(graph, params), analyse(graph, params).reasons())

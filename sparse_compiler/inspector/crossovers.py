@@ -25,6 +25,8 @@ def crossover_text(graph: Graph, node: Node, format_: str, context: Context) -> 
     if format_ == "dense" or not facts:
         return None
     shape = layer_shape(graph, node, context)
+    if context.machine.ideal_ns(shape) is not None:
+        return None  # a GPU's roofs have no closed form in the number of columns
     found = FORMATS[format_]
     cost, dense = found.cost_of(shape), FORMATS["dense"].cost_of(shape)
     if cost is None or dense is None:

@@ -139,10 +139,12 @@ class Report:
         """What became of the layers, and what it brings, in a few sentences for people."""
         sparse = [layer for layer in self.layers if layer.native and layer.format != "dense"]
         native = [layer for layer in self.layers if layer.native]
+        tvm = sum(layer.kernel == "tvm" for layer in self.layers)
         said = (
             f"{len(sparse)} of {len(self.layers)} layers run sparse, {len(native) - len(sparse)} "
-            f"dense in our kernels, {len(self.layers) - len(native)} in torch; "
-            f"{self.fallback_calls} calls into torch at each run."
+            f"dense in our kernels, {len(self.layers) - len(native) - tvm} in torch"
+            f"{f', {tvm} in TVM' if tvm else ''}; "
+            f"{self.fallback_calls} calls into torch{' or TVM' if tvm else ''} at each run."
         )
         return " ".join([said, *filter(None, [self._gain(native), self._whole()])])
 
@@ -180,7 +182,7 @@ def _row(layer: LayerEntry) -> tuple[str, ...]:
         layer.op,
         layer.pattern,
         f"{layer.density:.1%}",
-        layer.format if layer.native else "torch",
+        layer.format if layer.native else "tvm" if layer.kernel == "tvm" else "torch",
         layer.layout or "-",
         f"{layer.gain:.1f}x" if layer.gain else "-",
         " ".join(layer.fused) or "-",

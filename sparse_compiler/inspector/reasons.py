@@ -24,6 +24,7 @@ REASONS: dict[str, str] = {
     "depthwise": "Each channel has one filter; a dense kernel of its own runs it.",
     "rounds": "The weight would be rounded in the half precision that its model is stored in.",
     "out_of_range": "A number of the weight is beyond the half precision asked for.",
+    "semi_structured": "Torch's 2:4 kernels for GPUs do not take the layer; the limit is named.",
     "not_finite": "A number of the weight is no finite one, so it stays in fp32.",
     # Whole models
     "dense_bound": "No dense program can be as fast on this machine, so Inductor is not tried.",
@@ -70,6 +71,7 @@ REASONS: dict[str, str] = {
     "epilogue": "The layer has an epilogue of its own, so it cannot be merged.",
     "not_in_planes": "The result goes into arithmetic or to torch; a merged one would be cut up.",
     "not_fusible": "The op before has no epilogue, or none that takes this.",
+    "no_bias": "What is added behind the layer has not one number for each channel.",
     "not_foldable": "The batch norm does not follow a layer that could take it up.",
     "expression_size": "The fused expression would grow too large.",
     "broadcast": "The shapes do not allow the rewrite.",

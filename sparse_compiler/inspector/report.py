@@ -19,6 +19,7 @@ from ..ops.embedding import Embedding
 from ..ops.epilogue import TakesEpilogue
 from ..ops.pack import packs_weight
 from ..ops.torch_call import TorchCall
+from ..ops.tvm_call import TvmCall
 from ..passes.base import TORCH, Context
 from ..passes.choose_values import VALUE_CODES
 from ..passes.provenance import module_path, uncut, weight_sources
@@ -60,6 +61,8 @@ def report_of(
         weight = layer_weight(lowered.graph, node)
         if weight is not None:
             entries += _entries(lowered, node, weight, stored or {})
+        elif isinstance(node.op, TvmCall):
+            entries.append(_run_by_tvm(node))
     calls = sum(isinstance(step, TorchStep) for step in lowered.program.steps)
     if outcome is not None and outcome.winner != OURS:
         entries = [_taken_over(entry, outcome) for entry in entries]
@@ -74,6 +77,13 @@ def report_of(
         _structure(lowered),
         Details(lowered, tensors or {}),
     )
+
+
+def _run_by_tvm(node: Node) -> LayerEntry:
+    """The entry of a step that TVM runs; its name is the variable's in the TVM module."""
+    reason = str(node.op.planar((), ()))
+    op = getattr(node.op, "target", node.op.name)
+    return LayerEntry(node.name, op, "unknown", 1.0, "dense", "tvm", False, (), reason)
 
 
 def _taken_over(entry: LayerEntry, outcome: Outcome) -> LayerEntry:

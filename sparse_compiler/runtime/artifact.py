@@ -27,6 +27,8 @@ REQUIRED = (MANIFEST, GRAPH, WEIGHTS, REPORT)
 PROGRAM = "program.txt"
 SOURCES = "sources/"
 """Folder of the generated sources: for reading, never compiled."""
+BINARIES = "binaries/"
+"""Folder of kernels compiled for a GPU: code, used only where `prebuilt=True` asks for it."""
 
 _ALIGN = 64
 _LOCAL = struct.Struct("<4s5H3I2H")  # the header before a member's bytes
@@ -142,9 +144,10 @@ def _directory(path: Path, file: BinaryIO, mapped: memoryview) -> dict[str, memo
 
 
 def _is_known(name: str) -> bool:
-    stem = name.removeprefix(SOURCES)
+    folder = next((f for f in (SOURCES, BINARIES) if name.startswith(f)), "")
+    stem = name.removeprefix(folder)
     plain = stem.replace(".", "").replace("_", "").isalnum() and stem.isascii()
-    return name in REQUIRED or name == PROGRAM or (name.startswith(SOURCES) and plain)
+    return name in REQUIRED or name == PROGRAM or (bool(folder) and plain)
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo, mapped: memoryview, free: int) -> int:

@@ -61,7 +61,8 @@ class DecodePacker:
     def pack(self, weight: torch.Tensor, kind: int, values: int, blob: torch.Tensor) -> None:
         """Fills `blob`, of as many bytes as `plan` says."""
         out = ctypes.c_void_p(blob.data_ptr())
-        if not self.library.sc_decode_pack(*_args(_matrix(weight)), kind, values, out):
+        matrix = _matrix(weight)  # held until it is read: a copy, where the weight is transposed
+        if not self.library.sc_decode_pack(*_args(matrix), kind, values, out):
             raise CodegenError(f"the decode packer refuses a weight of {tuple(weight.shape)}")
 
     def refers_to(self, format_: str, parts: list[torch.Tensor] | None) -> bool:

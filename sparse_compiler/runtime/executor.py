@@ -21,7 +21,6 @@ from ..ir.types import symbols_in, torch_dtype
 from ..ops.torch_call import TorchCall, resolve_target
 from .clock import StepClock
 from .constants import BoundConstants
-from .native import NativeSegment
 
 _SHAPES_KEPT = 64
 Runner = Callable[[Sequence[torch.Tensor]], tuple[Any, ...]]
@@ -31,17 +30,20 @@ _FACTS = attrgetter("shape", "dtype", "is_cpu", "layout")
 
 
 class Executor:
-    """Calls a program. values: what depends on weights alone, by name; clock: times each step."""
+    """Calls a program. values: what depends on weights alone, by name; clock: times each step;
+    device: where inputs and values lie."""
 
     def __init__(
         self,
         graph: Graph,
         program: Program,
-        segments: Sequence[NativeSegment],
+        segments: Sequence[Any],
         values: Mapping[str, torch.Tensor],
         clock: StepClock | None = None,
+        device: str = "cpu",
     ) -> None:
         self.graph, self.program, self.clock = graph, program, clock
+        self.device = device
         self.segments, self.values = list(segments), values
         self.constants = BoundConstants(graph, program.bind, values)
         self._dtypes = [torch_dtype(t.dtype) for _, t in program.inputs]
@@ -87,11 +89,12 @@ class Executor:
         ):
             if not isinstance(tensor, torch.Tensor):
                 raise InputError(f"input %{name} is a {type(tensor).__name__}, no tensor")
-            if tensor.dtype != dtype or not tensor.is_cpu or tensor.layout != torch.strided:
+            elsewhere = tensor.device.type != self.device
+            if tensor.dtype != dtype or elsewhere or tensor.layout != torch.strided:
                 stored = "" if tensor.layout == torch.strided else f", stored as {tensor.layout}"
                 raise InputError(
                     f"input %{name} is {tensor.dtype} on {tensor.device}{stored}",
-                    why=f"the model was compiled for {dtype} on cpu",
+                    why=f"the model was compiled for {dtype} on {self.device}",
                     fix="convert the input, or compile for it",
                 )
 
@@ -193,7 +196,7 @@ class _Writer:
             return f"[{', '.join(self.argument(v, reads) for v in value)}]"
         return self.constant(value)
 
-    def segment(self, segment: NativeSegment) -> None:
+    def segment(self, segment: Any) -> None:
         """One native call; shapes are looked up only where a torch step decides them."""
         reads = ", ".join(self.read(name) for name in segment.inputs)
         targets = "".join(f"{self.define(name)}, " for name in segment.outputs)

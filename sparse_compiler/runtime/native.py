@@ -162,13 +162,24 @@ class NativeSegment:
     def call(self, bound: Bound, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """As `run`, for inputs known to have the shapes that `bound` is for."""
         results = [make() for make in bound.makers]
+        self._fill(bound, tensors, results)
+        return results
+
+    def run_into(self, tensors: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> None:
+        """As `run`, into memory of the caller: row-major, and of the results' shapes."""
+        shapes = [t.shape for t in tensors]
+        key = tuple(shapes)
+        self._fill(self._bound.get(key) or self._bind(key, shapes, {}), tensors, results)
+
+    def _fill(
+        self, bound: Bound, tensors: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
+    ) -> None:
         if bound.empty:
-            return results
+            return
         threads = 1 if _in_forked_child else torch.get_num_threads()
         tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
         while threads:  # OpenMP may give fewer than it was asked for; then nothing was done
             threads = self._enter(bound, tensors, results, threads)
-        return results
 
     def _enter(
         self,

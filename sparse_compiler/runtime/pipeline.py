@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from ..codegen.program import Program, Segment
 from ..errors import OptionError, ToolchainError
 from ..formats.base import FORMATS
 from ..formats.cost import Machine
+from ..formats.gpu_cost import gpu_machine
 from ..ir.graph import Graph
 from ..ir.refusal import No
 from ..ir.types import TensorType
@@ -38,6 +40,8 @@ from ..passes.pipeline import PassRecord, run_passes
 from .clock import StepClock
 from .constants import BoundConstants
 from .executor import Executor
+from .gpu import gpu_device
+from .gpu_road import dtype_of, executor_on, gpu_segments, on_cpu
 from .machine import WIDTHS, machine_for
 from .native import NativeSegment
 from .packing import PACKED
@@ -108,7 +112,7 @@ class Pipeline:
         self.hints, self.sample = dict(hints or {}), sample
         self.refusal = environment_refusal(options, weights)
         self.lowered: Lowered
-        self.segments: list[NativeSegment]
+        self.segments: list[Any]
         self.executor: Executor
         self._stale = True
         self.refresh()
@@ -121,9 +125,11 @@ class Pipeline:
         self._stale = True  # until the end: a failure must not leave the old weights in use
         self.weights.mark()
         self.weights.check(self.graph)
+        gpu = self.options.target == "cuda"
+        weights = on_cpu(self.weights) if gpu else self.weights
         self.lowered = lower_graph(
             self.graph,
-            self.weights,
+            weights,
             self.options,
             self.hints,
             self.sample,
@@ -132,7 +138,15 @@ class Pipeline:
         )
         program = self.lowered.program
         self.segments = []
-        values = program_values(program, self.graph, self.weights.tensors)
+        values = program_values(program, self.graph, weights.tensors)
+        if gpu:
+            self.segments = gpu_segments(
+                self.lowered.graph, program, values, dtype_of(self.options, weights.tensors)
+            )
+            clock = StepClock(program.steps) if self.options.profile else None
+            self.executor = executor_on(self.graph, program, self.segments, values.kept, clock)
+            self._stale = False
+            return
         if program.segments:
             toolchain = toolchain_for(self.options)
             constants = BoundConstants(self.lowered.graph, program.bind, values.kept)
@@ -161,12 +175,14 @@ class Pipeline:
     def executor_with_clock(self) -> Executor:
         """An executor of the same program on the same weights that times what it does."""
         program, segments = self.lowered.program, []
+        clock = StepClock(program.steps)
+        if self.options.target == "cuda":
+            return executor_on(self.graph, program, self.segments, self.executor.values, clock)
         for native in self.segments:
             toolchain = toolchain_for(self.options)
             timed = NativeSegment(native.segment, toolchain, native.constants, profile=True)
             timed.share_weights(native)
             segments.append(timed)
-        clock = StepClock(program.steps)
         return Executor(self.graph, program, segments, self.executor.values, clock)
 
     @property
@@ -205,7 +221,7 @@ def lower_graph(
     context = Context(
         facts=_facts(graph, weights.tensors),
         threads=torch.get_num_threads(),
-        machine=machine or machine_for(options),
+        machine=machine or _machine(options, weights),
         hints=_all_hints(graph, hints),
         force_native=options.force_native,
         weights=options.weights,
@@ -227,6 +243,13 @@ def lower_graph(
     return Lowered(graph, final, lower(final), context, records)
 
 
+def _machine(options: Options, weights: LiveWeights) -> Machine:
+    """What the choice of formats reckons with: the target's."""
+    if options.target == "cuda":
+        return gpu_machine(options.target, dtype_of(options, weights.tensors))
+    return machine_for(options)
+
+
 def environment_refusal(options: Options, weights: LiveWeights) -> No | None:
     """Why nothing can run natively here: weights that cannot be watched, or no compiler."""
     if not weights.trackable:
@@ -234,6 +257,9 @@ def environment_refusal(options: Options, weights: LiveWeights) -> No | None:
             "untracked_weights",
             "a parameter was made in inference mode, so changes to it cannot be seen",
         )
+    if options.target == "cuda":
+        gpu_device()
+        return None
     try:
         toolchain_for(options)
     except ToolchainError as error:

@@ -21,6 +21,7 @@ IN_TORCH = {
     "take": "weight-time: torch cuts a weight down before it is packed",
     "pack": "weight-time: the packer of the target does it",
     "torch_call": "an op of torch's",
+    "tvm_call": "an op of TVM's",
 }
 NATIVE = sorted(set(OPS) - set(IN_TORCH))
 SLOW_TO_COMPILE = {"matmul", "reduce"}

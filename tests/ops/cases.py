@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from hypothesis import strategies as st
 
-from sparse_compiler.ir.attrs import Slot
+from sparse_compiler.ir.attrs import Object, Slot
 from sparse_compiler.ir.op import Op
 from sparse_compiler.ir.types import TupleType, tensor_type
 from sparse_compiler.ops.attention import Attention
@@ -21,6 +21,7 @@ from sparse_compiler.ops.norm import LayerNorm, RmsNorm
 from sparse_compiler.ops.pack import Pack
 from sparse_compiler.ops.shape import Permute, Relayout, Reshape
 from sparse_compiler.ops.torch_call import GetItem, TorchCall
+from sparse_compiler.ops.tvm_call import TvmCall
 
 SIZE = st.integers(1, 5)
 SHAPE = st.lists(SIZE, min_size=1, max_size=4)
@@ -125,6 +126,14 @@ def torch_call(draw):
 
 
 @st.composite
+def tvm_call(draw):
+    return Case(TvmCall("relax.scale", Object("scale"), (3,)), (noise(draw, *draw(SHAPE)),))
+
+
+OBJECTS = {"scale": lambda inputs, sizes: inputs[0] * sizes[0]}
+
+
+@st.composite
 def getitem(draw):
     tensors = tuple(noise(draw, *draw(SHAPE)) for _ in range(draw(st.integers(1, 3))))
     type_ = TupleType(tuple(map(tensor_type, tensors)))
@@ -142,6 +151,7 @@ CASES: dict[str, Callable[[], st.SearchStrategy[Case]]] = {
     "relayout": relayout,
     "reshape": reshape,
     "torch_call": torch_call,
+    "tvm_call": tvm_call,
 }
 
 for _path in sorted(Path(__file__).parent.glob("cases_*.py")):  # each has CASES of its own family

@@ -2,6 +2,8 @@
 
 import pytest
 
+from sparse_compiler.ir.text import parse_graph
+from sparse_compiler.passes.base import Context
 from sparse_compiler.passes.recognize_activations import RecognizeActivations
 from tests.passes.checks import check_pass, check_untouched
 
@@ -72,3 +74,32 @@ def test_must_not_fire(expr):
         """,
         PASS,
     )
+
+
+@pytest.mark.parametrize(
+    ("lines", "function"),
+    [
+        (("maximum(x0, 0.0)", "minimum(x0, 6.0)"), "clamp(x0, 0.0, 6.0)"),
+        (("minimum(6.0, x0)", "maximum(0.0, x0)"), "clamp(x0, 0.0, 6.0)"),
+        (("minimum(maximum(x0, -1.0), 1.0)",), "clamp(x0, -1.0, 1.0)"),
+        (("maximum(x0, 0.0)",), "relu(x0)"),
+    ],
+)
+def test_extremes_of_numbers(lines, function):
+    nodes, name = [], "x"
+    for i, line in enumerate(lines):
+        nodes.append(f'%t{i}: f32[4] = pointwise[expr="{line}"](%{name})')
+        name = f"t{i}"
+    head = "input %x: f32[4]\n"
+    before = head + "\n".join(nodes) + f"\nreturn %{name}"
+    after = RecognizeActivations().run(parse_graph(before), Context())
+    assert str(after.nodes[-1]) == f'%{name} = pointwise[expr="{function}"](%x)'
+    check_pass(before, RecognizeActivations(), str(after))
+
+
+@pytest.mark.parametrize(
+    "line", ["minimum(maximum(x0, 6.0), 0.0)", "maximum(x0, 1.0)", "minimum(x0, 0.0)"]
+)
+def test_other_extremes_stay(line):
+    text = f'input %x: f32[4]\n%y: f32[4] = pointwise[expr="{line}"](%x)\nreturn %y'
+    check_untouched(text, RecognizeActivations())

@@ -1,0 +1,1 @@
+"""Triton from the same Program: kernels, printer, and what the compilers say of them."""

@@ -1,0 +1,114 @@
+"""Weights as the kernels of `codegen/gpu/weights.py` read them: a few arrays on the device.
+
+starts: int32 [bands + 1], where each band of rows begins; index: int32, the block column of each
+block (csr: 1 x 1 blocks); number: the blocks, row-major, in the dtype of the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..codegen.gpu.weight_calls import Stored
+from ..errors import UnsupportedError
+
+INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """arrays: by name; sizes: numbers that kernels take beside them; bytes of all arrays."""
+
+    arrays: Mapping[str, torch.Tensor]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    density: float = 1.0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(a.numel() * a.element_size() for a in self.arrays.values())
+
+
+def pack(
+    weight: torch.Tensor, stored: Stored, dtype: torch.dtype, device: torch.device
+) -> OnDevice:
+    """A weight [M, K, ...] in that form, its numbers of `dtype`.
+
+    Raises `UnsupportedError` where an index would not fit 32 bits.
+    """
+    matrix = weight.detach().reshape(weight.shape[0], -1).to("cpu", torch.float32)
+    density = float((matrix != 0).sum()) / max(1, matrix.numel())
+    if matrix.numel() > INT32:
+        raise UnsupportedError(
+            f"a weight of {tuple(weight.shape)} is too large for the GPU's kernels",
+            why=f"they count its numbers with 32 bits, up to {INT32}",
+            fix="split the layer",
+        )
+    made = _PACKERS[stored.kind](matrix, stored)
+    arrays = {
+        name: (array.to(dtype) if name == "number" else array).contiguous().to(device)
+        for name, array in made.arrays.items()
+    }
+    return OnDevice(arrays, made.sizes, density)
+
+
+def _dense(matrix: torch.Tensor, stored: Stored) -> OnDevice:
+    padded = _padded(matrix, stored.high, stored.deep)
+    return OnDevice({"number": padded}, {"columns": padded.shape[1]})
+
+
+def _rows(matrix: torch.Tensor, _: Stored) -> OnDevice:
+    return OnDevice({"number": matrix}, {"columns": matrix.shape[1]})
+
+
+def _blocks(matrix: torch.Tensor, stored: Stored) -> OnDevice:
+    high, deep = stored.high, stored.deep
+    padded = _padded(matrix, high, deep)
+    blocks = padded.reshape(padded.shape[0] // high, high, -1, deep).transpose(1, 2)
+    kept = (blocks != 0).flatten(2).any(2)
+    number, index = blocks[kept], kept.nonzero()[:, 1]
+    return OnDevice(
+        {"starts": _starts(kept.sum(1)), "index": _int32(index), "number": _any(number)}
+    )
+
+
+def _nm(matrix: torch.Tensor, stored: Stored) -> OnDevice:
+    kept, of = stored.high, stored.deep
+    padded = _padded(matrix, 1, of)
+    runs = padded.reshape(padded.shape[0], -1, of)
+    order = (runs == 0).to(torch.int8).argsort(dim=2, stable=True)[:, :, :kept]
+    place = order.sort(dim=2).values
+    arrays = {"place": place.to(torch.int8), "number": runs.gather(2, place)}
+    return OnDevice(arrays, {"runs": runs.shape[1]})
+
+
+def _bitmap(matrix: torch.Tensor, _: Stored) -> OnDevice:
+    padded = _padded(matrix, 1, 32)
+    kept = padded != 0
+    powers = 2 ** torch.arange(32, dtype=torch.int64)
+    words = (kept.reshape(padded.shape[0], -1, 32) * powers).sum(2)
+    arrays = {"starts": _starts(kept.sum(1)), "bits": _int32(words), "number": _any(padded[kept])}
+    return OnDevice(arrays, {"words": words.shape[1]})
+
+
+def _padded(matrix: torch.Tensor, high: int, deep: int) -> torch.Tensor:
+    rows, columns = matrix.shape
+    return torch.nn.functional.pad(matrix, (0, -columns % deep, 0, -rows % high))
+
+
+def _starts(counts: torch.Tensor) -> torch.Tensor:
+    return _int32(torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+
+
+def _int32(values: torch.Tensor) -> torch.Tensor:
+    """Their low 32 bits; at least one, since a kernel takes no empty array."""
+    return _any(values).to(torch.int32)
+
+
+def _any(values: torch.Tensor) -> torch.Tensor:
+    return values if values.numel() else values.new_zeros((1, *values.shape[1:]))
+
+
+_PACKERS = {"dense": _dense, "rows": _rows, "blocks": _blocks, "nm": _nm, "bitmap": _bitmap}

@@ -1,0 +1,78 @@
+"""A model exported for a GPU that is elsewhere: source and binary inside, used only where asked."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from torch import nn
+
+import sparse_compiler as sc
+from sparse_compiler.errors import ArtifactError, OptionError, UnsupportedError
+from tests.test_damaged_models import rewritten
+
+X = torch.randn(4, 2048, generator=torch.Generator().manual_seed(1))
+
+
+def sparse_linear() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 8)).eval()
+    model[0].weight.data *= torch.rand(1024, 2048) < 0.1
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return sparse_linear()
+
+
+@pytest.fixture
+def path(model: nn.Module, tmp_path: Path) -> Path:
+    return sc.export(model, (X,), tmp_path / "model.scz", target="cuda:90")
+
+
+@pytest.mark.system
+def test_the_file_carries_source_binary_and_the_ledger_of_that_gpu(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        (layer,) = manifest["gpu"]["layers"]
+        assert manifest["gpu"]["target"] == "cuda:90" and manifest["gpu"]["dtype"] == "fp32"
+        binary = archive.read(f"binaries/{layer['binary']}.{layer['kernel']}.cubin")
+        notes = json.loads(archive.read(f"binaries/{layer['binary']}.{layer['kernel']}.json"))
+        assert binary.startswith(b"\x7fELF") and notes["target"]["arch"] == 90
+        source = archive.read(f"sources/{layer['kernel']}.py").decode()
+        assert "triton.language" in source and f"def {layer['kernel']}(" in source
+        first, second = json.loads(archive.read("sources/gpu_report.json"))["layers"]
+        assert first["format"] == layer["format"] != "dense" and second["format"] == "dense"
+
+
+@pytest.mark.system
+def test_it_loads_as_any_other_and_uses_no_binary_unless_asked(path, model, monkeypatch) -> None:
+    monkeypatch.setattr(triton.knobs.cache, "manager_class", None)
+    torch.testing.assert_close(sc.load(path)(X), model(X), atol=1e-4, rtol=1e-4)
+    assert triton.knobs.cache.manager_class is None, "code of the file was taken"
+    torch.testing.assert_close(sc.load(path, prebuilt=True)(X), model(X), atol=1e-4, rtol=1e-4)
+    assert triton.knobs.cache.manager_class is not None
+
+
+@pytest.mark.system
+def test_a_forged_binary_is_refused(path: Path) -> None:
+    def forge(members: dict[str, bytes]) -> None:
+        notes = next(name for name in members if name.startswith("binaries/") and "json" in name)
+        members[notes] = b"{}"
+
+    rewritten(path, forge)
+    with pytest.raises(ArtifactError, match="binaries/"):
+        sc.load(path, prebuilt=True)
+
+
+def test_what_cannot_be_exported_for_a_gpu(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "model.scz"
+    with pytest.raises(OptionError, match="'cuda:77' names no GPU"):
+        sc.export(model, (X,), path, target="cuda:77")
+    small = nn.Linear(8, 8).double().eval().requires_grad_(False)
+    with pytest.raises(UnsupportedError, match="fp64"):
+        sc.export(small, (torch.ones(2, 8).double(),), path, target="cuda:90")
+    assert not path.exists()
