@@ -180,7 +180,7 @@ def _call(
 
 
 def read_relax(path: Path) -> tvm.IRModule:
-    """The module in a TVMScript file (`.py`) or in JSON of `tvm.ir.save_json`.
+    """The module in a TVMScript file (`.py`) or in TVM's JSON.
 
     A script is Python, whose expressions TVM evaluates: read one from people you trust. Raises
     `UnsupportedError` with TVM's reason.
@@ -193,7 +193,7 @@ def read_relax(path: Path) -> tvm.IRModule:
         raise UnsupportedError(
             f"cannot read a Relax module from {path}",
             why=first_line(error),
-            fix="write one with mod.script(show_meta=True), or tvm.ir.save_json(mod)",
+            fix="write one with mod.script(), its weights beside it: see docs/tvm.md",
         ) from error
     if not isinstance(found, tvm.IRModule):
         raise UnsupportedError(

@@ -146,7 +146,7 @@ def test_pruned_trained_and_compiled(cached_kernels):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
         from sparse_compiler.backend import last_reports
 
-        (report,) = [r.report for r in last_reports if r.segments]
+        report = [r.report for r in last_reports if r.segments][-1]  # others may have compiled before
         assert {layer.format for layer in report.layers} != {"dense"}
         steps.zero_grad()
         for parameter in masked.parameters():
