@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from ..ir.op import Op
-from ..ir.types import Dim, TensorType, as_dim, product, tensor_type
+from ..ir.types import TensorType, product, tensor_type
 from ..ops.batch_norm import BatchNorm
 from ..ops.conv import Conv
 from ..ops.group_norm import GroupNorm
@@ -273,14 +273,6 @@ def wide_layer_norm(imp: Importer, args: dict[str, Any]) -> Result:
 # --- pools -----------------------------------------------------------------------------------
 
 
-def _within(kernel: int, size: Dim, padding: int, dilation: int) -> int:
-    """The window without what hangs over the padded image, where ceil_mode lets it: that counts for
-    nothing, yet a kernel would visit it."""
-    if isinstance(size, int) and dilation == 1:
-        return min(kernel, size + 2 * padding)
-    return kernel
-
-
 @rule(
     *(f"{kind}_pool{n}d.default" for kind in ("max", "avg") for n in (1, 2, 3)),
     *(f"max_pool{n}d_with_indices.default" for n in (2, 3)),
@@ -299,13 +291,8 @@ def _pool(imp: Importer, node: fx.Node) -> Result:
         return None
     include, divisor = args.get("count_include_pad", True), args.get("divisor_override")
     ceil_mode = bool(args["ceil_mode"])
-    sizes = x[1].shape[-dims:]
-    kernel = tuple(_within(*w) for w in zip(kernel, sizes, padding, dilation, strict=True))
-    longest = [as_dim(s + 2 * p) for s, p in zip(sizes, padding, strict=True)]
-    # A single window is where it is with any stride, and kernels lay out their lines by the stride.
-    stride = tuple(1 if k == n else s for k, n, s in zip(kernel, longest, stride, strict=True))
     op = Pool(kind, kernel, stride, padding, dilation, ceil_mode, bool(include), divisor)
-    return over_images(imp, node, op, x, dims)
+    return over_images(imp, node, op.within(x[1].shape[-dims:]), x, dims)
 
 
 @rule(

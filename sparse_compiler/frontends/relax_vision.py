@@ -137,7 +137,7 @@ def _pool(imp: RelaxImporter, call: Any) -> Value | None:
         before = (0,) * dims
     strides, dilation = ints(attrs.strides), ints(attrs.dilation)
     op = Pool(kind, kernel, strides, before, dilation, bool(attrs.ceil_mode), included)
-    return _fitting(imp, op, [x], result)
+    return _fitting(imp, op.within(x[1].shape[2:]), [x], result)
 
 
 @rule("nn.adaptive_avg_pool1d", "nn.adaptive_avg_pool2d", "nn.adaptive_avg_pool3d")

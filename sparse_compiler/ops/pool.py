@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..errors import VerifyError
 from ..ir.op import OPS, Op, tensor_inputs
 from ..ir.refusal import No
-from ..ir.types import Dim, Layout, TensorType, Type, result_layout
+from ..ir.types import Dim, Layout, TensorType, Type, as_dim, result_layout
 from .images import (
     channel_planes,
     check_positive,
@@ -48,6 +48,20 @@ class Pool(Op):
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor: int | None = None
+
+    def within(self, sizes: Sequence[Dim]) -> Pool:
+        """The same on images of these sizes, without what of windows hangs over the padded image,
+        as ceil_mode lets it: that counts for nothing, yet a kernel would visit it."""
+        windows = zip(self.kernel, sizes, self.padding, self.dilation, strict=True)
+        kernel = tuple(
+            min(k, size + 2 * pad) if isinstance(size, int) and dilation == 1 else k
+            for k, size, pad, dilation in windows
+        )
+        # One window is where it is with any stride, and kernels lay out their lines by the stride.
+        longest = (as_dim(size + 2 * p) for size, p in zip(sizes, self.padding, strict=True))
+        windows_apart = zip(kernel, longest, self.stride, strict=True)
+        stride = tuple(1 if k == whole else step for k, whole, step in windows_apart)
+        return replace(self, kernel=kernel, stride=stride)
 
     def infer(self, types: tuple[Type, ...]) -> TensorType:
         (x,) = tensor_inputs(self, types, 1, 1)

@@ -11,6 +11,7 @@ from torch import nn
 import sparse_compiler as sc
 from sparse_compiler.errors import OptionError, UnsupportedError
 from sparse_compiler.frontends.tvm_version import require_tvm
+from sparse_compiler.ops.pool import Pool
 
 tvm = pytest.importorskip("tvm")
 from tvm import relax, tirx  # noqa: E402
@@ -222,3 +223,11 @@ def test_names():
     assert layer_of("model.fc.weight") == "model.fc"
     assert apart("a.b", ["a.b.c"]) == apart("a.b", ["a"]) == "a_b"
     assert apart("a.b", ["a.c", "a.bc"]) == "a.b"
+
+
+def test_a_pool_visits_nothing_outside_the_image() -> None:
+    pool, x = nn.AvgPool2d(640, ceil_mode=True), torch.randn(1, 5, 3, 2)
+    module = from_exported_program(torch.export.export(pool, (x,)))
+    graph = import_relax(module).imported.graph
+    assert [n.op.kernel for n in graph.nodes if isinstance(n.op, Pool)] == [(3, 2)]
+    torch.testing.assert_close(sc.compile(module, (x,))(x), pool(x))
