@@ -52,7 +52,9 @@ def main() -> int:
         "the text of both graphs parses back": all(
             str(parse_graph(str(g))) == str(g) for g in graphs
         ),
-        "both linears run sparse": [e.format for e in report.layers if e.native] == ["csr", "csr"],
+        "both linears run sparse": all(
+            entry.native and entry.format != "dense" for entry in report.layers
+        ),
         "the result is the model's": torch.allclose(fast(x), model(x), rtol=1e-4, atol=1e-5),
     }
     for what, holds in checks.items():
