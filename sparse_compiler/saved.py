@@ -26,7 +26,6 @@ from .errors import (
     UnsupportedError,
 )
 from .formats.gpu_arch import Arch
-from .formats.gpu_cost import gpu_machine
 from .frontends.export import CallSpec, ExportedModel
 from .frontends.saved_call import read_call, store_call
 from .frontends.untrusted import is_pure, parse_untrusted
@@ -110,6 +109,7 @@ def _code_for(
     from .codegen.gpu.layer_code import code_of, dtype_of, sources
     from .codegen.gpu.prebuilt import members
     from .codegen.gpu.static import require_triton
+    from .formats.gpu_cost import gpu_machine
 
     triton = require_triton()
     dtype = dtype_of(params, options.weights)

@@ -21,6 +21,25 @@ _COLUMNS = """\
     rows = tl.arange(0, HIGH)[:, None]
 """
 
+_WALK = """\
+    for first in range(0, M, HIGH):
+        row = first + rows
+        mask = (row < M) & (at < P)
+$source
+"""
+"""All rows of a column: the statements that use `value` stand behind, indented by 8."""
+
+_GROUP = """\
+    for first in range(0, ROWS, HIGH):
+        for left in range(0, EACH, WIDE):
+            inner = first + tl.arange(0, HIGH)[:, None]
+            across = left + tl.arange(0, WIDE)[None, :]
+            mask = (inner < ROWS) & (across < EACH)
+            row, at = begin + inner, column + across
+$source
+"""
+"""All numbers of a group: what stands behind is indented by 12."""
+
 NORM = f"""\
 def $name(
     out, ldo, P, M, EPS, $params CENTRED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr
@@ -35,18 +54,10 @@ $source
             mean += tl.sum(tl.where(mask, value, 0.0), 0)[None, :]
         mean = mean / M
     square = tl.zeros([1, WIDE], tl.float32)
-    for first in range(0, M, HIGH):
-        row = first + rows
-        mask = (row < M) & (at < P)
-$source
-        apart = tl.where(mask, value - mean, 0.0)
+{_WALK}        apart = tl.where(mask, value - mean, 0.0)
         square += tl.sum(apart * apart, 0)[None, :]
     scale = 1.0 / tl.sqrt(square / M + EPS)
-    for first in range(0, M, HIGH):
-        row = first + rows
-        mask = (row < M) & (at < P)
-$source
-        x0 = (value - mean) * scale
+{_WALK}        x0 = (value - mean) * scale
 $epilogue
         tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
 """
@@ -55,63 +66,30 @@ SOFTMAX = f"""\
 def $name(out, ldo, P, M, $params LOG: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr):
     # over the rows of each column
 {_COLUMNS}    most = tl.full([1, WIDE], float("-inf"), tl.float32)
-    for first in range(0, M, HIGH):
-        row = first + rows
-        mask = (row < M) & (at < P)
-$source
-        most = tl.maximum(most, tl.max(tl.where(mask, value, float("-inf")), 0)[None, :])
+{_WALK}        most = tl.maximum(most, tl.max(tl.where(mask, value, float("-inf")), 0)[None, :])
     total = tl.zeros([1, WIDE], tl.float32)
-    for first in range(0, M, HIGH):
-        row = first + rows
-        mask = (row < M) & (at < P)
-$source
-        total += tl.sum(tl.where(mask, tl.exp(value - most), 0.0), 0)[None, :]
-    for first in range(0, M, HIGH):
-        row = first + rows
-        mask = (row < M) & (at < P)
-$source
-        if LOG:
+{_WALK}        total += tl.sum(tl.where(mask, tl.exp(value - most), 0.0), 0)[None, :]
+{_WALK}        if LOG:
             value = value - most - tl.log(total)
         else:
             value = tl.exp(value - most) / total
         tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
 """
 
-GROUP_NORM = """\
+GROUP_NORM = f"""\
 def $name(
     out, ldo, EACH, ROWS, EPS, $params HIGH: tl.constexpr, WIDE: tl.constexpr
 ):
     # each group of ROWS planes of each sample, of EACH columns
     begin, column = tl.program_id(0) * ROWS, tl.program_id(1) * EACH
     mean = tl.zeros([1, 1], tl.float32)
-    for first in range(0, ROWS, HIGH):
-        for left in range(0, EACH, WIDE):
-            inner = first + tl.arange(0, HIGH)[:, None]
-            across = left + tl.arange(0, WIDE)[None, :]
-            mask = (inner < ROWS) & (across < EACH)
-            row, at = begin + inner, column + across
-$source
-            mean += tl.sum(tl.sum(tl.where(mask, value, 0.0), 1), 0)
+{_GROUP}            mean += tl.sum(tl.sum(tl.where(mask, value, 0.0), 1), 0)
     mean = mean / (ROWS * EACH)
     square = tl.zeros([1, 1], tl.float32)
-    for first in range(0, ROWS, HIGH):
-        for left in range(0, EACH, WIDE):
-            inner = first + tl.arange(0, HIGH)[:, None]
-            across = left + tl.arange(0, WIDE)[None, :]
-            mask = (inner < ROWS) & (across < EACH)
-            row, at = begin + inner, column + across
-$source
-            apart = tl.where(mask, value - mean, 0.0)
+{_GROUP}            apart = tl.where(mask, value - mean, 0.0)
             square += tl.sum(tl.sum(apart * apart, 1), 0)
     scale = 1.0 / tl.sqrt(square / (ROWS * EACH) + EPS)
-    for first in range(0, ROWS, HIGH):
-        for left in range(0, EACH, WIDE):
-            inner = first + tl.arange(0, HIGH)[:, None]
-            across = left + tl.arange(0, WIDE)[None, :]
-            mask = (inner < ROWS) & (across < EACH)
-            row, at = begin + inner, column + across
-$source
-            x0 = (value - mean) * scale
+{_GROUP}            x0 = (value - mean) * scale
 $epilogue
             tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
 """
@@ -123,11 +101,7 @@ def $name(
 ):
     # one number for each column: the sum, the mean, or the maximum (MOST 1) or minimum (-1)
 {_COLUMNS}    total = tl.full([1, WIDE], float("-inf") if MOST else 0.0, tl.float32)
-    for first in range(0, M, HIGH):
-        row = first + rows
-        mask = (row < M) & (at < P)
-$source
-        if MOST:
+{_WALK}        if MOST:
             kept = tl.where(mask, value * MOST, float("-inf"))
             total = tl.maximum(total, tl.max(kept, 0)[None, :])
         else:

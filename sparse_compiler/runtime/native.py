@@ -154,10 +154,7 @@ class NativeSegment:
         symbols: values that the inputs' shapes do not determine. Raises `InputError` on shapes
         that do not fit, and on an index out of the range of what it indexes.
         """
-        shapes = [t.shape for t in tensors]
-        key = (*shapes, *symbols.values()) if symbols else tuple(shapes)
-        bound = self._bound.get(key) or self._bind(key, shapes, symbols or {})
-        return self.call(bound, tensors)
+        return self.call(self._bound_for(tensors, symbols or {}), tensors)
 
     def call(self, bound: Bound, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """As `run`, for inputs known to have the shapes that `bound` is for."""
@@ -167,9 +164,12 @@ class NativeSegment:
 
     def run_into(self, tensors: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> None:
         """As `run`, into memory of the caller: row-major, and of the results' shapes."""
+        self._fill(self._bound_for(tensors, {}), tensors, results)
+
+    def _bound_for(self, tensors: Sequence[torch.Tensor], symbols: Mapping[str, int]) -> Bound:
         shapes = [t.shape for t in tensors]
-        key = tuple(shapes)
-        self._fill(self._bound.get(key) or self._bind(key, shapes, {}), tensors, results)
+        key = (*shapes, *symbols.values())
+        return self._bound.get(key) or self._bind(key, shapes, symbols)
 
     def _fill(
         self, bound: Bound, tensors: Sequence[torch.Tensor], results: Sequence[torch.Tensor]

@@ -29,7 +29,6 @@ from ..codegen.program import Program, Segment
 from ..errors import OptionError, ToolchainError
 from ..formats.base import FORMATS
 from ..formats.cost import Machine
-from ..formats.gpu_cost import gpu_machine
 from ..ir.graph import Graph
 from ..ir.refusal import No
 from ..ir.types import TensorType
@@ -40,8 +39,6 @@ from ..passes.pipeline import PassRecord, run_passes
 from .clock import StepClock
 from .constants import BoundConstants
 from .executor import Executor
-from .gpu import gpu_device
-from .gpu_road import dtype_of, executor_on, gpu_segments, on_cpu
 from .machine import WIDTHS, machine_for
 from .native import NativeSegment
 from .packing import PACKED
@@ -126,7 +123,11 @@ class Pipeline:
         self.weights.mark()
         self.weights.check(self.graph)
         gpu = self.options.target == "cuda"
-        weights = on_cpu(self.weights) if gpu else self.weights
+        weights = self.weights
+        if gpu:
+            from .gpu_road import dtype_of, executor_on, gpu_segments, on_cpu
+
+            weights = on_cpu(weights)
         self.lowered = lower_graph(
             self.graph,
             weights,
@@ -177,6 +178,8 @@ class Pipeline:
         program, segments = self.lowered.program, []
         clock = StepClock(program.steps)
         if self.options.target == "cuda":
+            from .gpu_road import executor_on
+
             return executor_on(self.graph, program, self.segments, self.executor.values, clock)
         for native in self.segments:
             toolchain = toolchain_for(self.options)
@@ -246,6 +249,9 @@ def lower_graph(
 def _machine(options: Options, weights: LiveWeights) -> Machine:
     """What the choice of formats reckons with: the target's."""
     if options.target == "cuda":
+        from ..formats.gpu_cost import gpu_machine
+        from .gpu_road import dtype_of
+
         return gpu_machine(options.target, dtype_of(options, weights.tensors))
     return machine_for(options)
 
@@ -258,6 +264,8 @@ def environment_refusal(options: Options, weights: LiveWeights) -> No | None:
             "a parameter was made in inference mode, so changes to it cannot be seen",
         )
     if options.target == "cuda":
+        from .gpu import gpu_device
+
         gpu_device()
         return None
     try:

@@ -6,19 +6,19 @@ from sparse_compiler.passes.unflatten_batches import UnflattenBatches
 from tests.passes.checks import check_pass, check_untouched
 
 PASS = UnflattenBatches()
-
-
-def test_product_of_joined_batches():
-    check_pass(
-        """
+JOINED = """
         input %a: f32[2, 4, 5, 8]
         input %b: f32[2, 4, 8, 6]
         %af: f32[8, 5, 8] = reshape[shape=(8, 5, 8)](%a)
         %bf: f32[8, 8, 6] = reshape[shape=(8, 8, 6)](%b)
         %m: f32[8, 5, 6] = matmul(%af, %bf)
         %y: f32[2, 4, 5, 6] = reshape[shape=(2, 4, 5, 6)](%m)
-        return %y
-        """,
+"""
+
+
+def test_product_of_joined_batches():
+    check_pass(
+        JOINED + "return %y",
         PASS,
         """
         input %a: f32[2, 4, 5, 8]
@@ -72,15 +72,7 @@ def test_other_batches_stay(b, back):
 
 def test_a_product_that_is_read_elsewhere_stays():
     check_untouched(
-        """
-        input %a: f32[2, 4, 5, 8]
-        input %b: f32[2, 4, 8, 6]
-        %af: f32[8, 5, 8] = reshape[shape=(8, 5, 8)](%a)
-        %bf: f32[8, 8, 6] = reshape[shape=(8, 8, 6)](%b)
-        %m: f32[8, 5, 6] = matmul(%af, %bf)
-        %y: f32[2, 4, 5, 6] = reshape[shape=(2, 4, 5, 6)](%m)
-        return %y, %m
-        """,
+        JOINED + "return %y, %m",
         PASS,
     )
 
