@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .compiled import Compiled
-from .errors import UnsupportedError
+from .errors import UnsupportedError, first_line
 from .formats.gpu_arch import find_arch
 from .frontends.export import ExportedModel, export_module, import_program
 from .frontends.foreign import import_foreign, is_foreign
@@ -192,7 +192,7 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UnsupportedError(
             f"cannot read a model from {path}",
-            why=str(error).strip().split("\n")[0],
+            why=first_line(error),
             fix="save it again with torch.export.save, in this version of torch",
         ) from error
 

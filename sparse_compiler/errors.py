@@ -70,3 +70,8 @@ class CodegenError(InternalError):
 
 class RegistryError(InternalError):
     """Two entries with one name, or a name nobody registered."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without its stack: the `why` of one of ours."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

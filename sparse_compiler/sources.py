@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .api import load_program
-from .errors import OptionError, UnsupportedError
+from .errors import OptionError, UnsupportedError, first_line
 from .frontends.foreign import is_foreign
 from .frontends.foreign_inputs import example_for
 from .runtime.artifact import MANIFEST
@@ -133,7 +133,7 @@ def _hugging_face(folder: Path, batch: int, tokens: int) -> Source:
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedError(
             f"transformers cannot load {folder}",
-            why=str(error).strip().split("\n")[0],
+            why=first_line(error),
             fix="give a folder that AutoModel.from_pretrained takes",
         ) from error
     model.config.return_dict = True

@@ -16,6 +16,8 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from ..errors import first_line
+
 log = logging.getLogger(__name__)
 
 _FAILURES = (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError, KeyError)
@@ -54,7 +56,7 @@ def freeze(gm: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Frozen | None:
             run = cast(Callable[..., Sequence[Any]], compile_fx(gm, list(real)))
             run(*real)
     except _FAILURES as error:
-        log.info("Inductor cannot compile the model: %s", str(error).strip().split("\n")[0])
+        log.info("Inductor cannot compile the model: %s", first_line(error))
         return None
     return Frozen(run, _shapes(inputs))
 

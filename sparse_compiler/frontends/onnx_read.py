@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, first_line
 from .onnx_misread import misread
 
 OLDEST, NEWEST = 11, 21
@@ -50,7 +50,7 @@ def read_onnx(path: Path) -> Any:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise refusal(path, "its external data cannot be read", _first_line(error)) from error
+        raise refusal(path, "its external data cannot be read", first_line(error)) from error
     _check_valid(path, model)
     if model.functions:
         from onnx import inliner
@@ -111,7 +111,7 @@ def _parsed(path: Path) -> Any:
         raise refusal(
             path,
             "it is truncated or no ONNX file",
-            _first_line(error),
+            first_line(error),
             fix="copy or download the file again, whole",
         ) from error
     if not model.opset_import or not model.graph.output:
@@ -231,7 +231,7 @@ def _check_valid(path: Path, model: Any) -> None:
     try:
         onnx.checker.check_model(checked)
     except onnx.checker.ValidationError as error:
-        raise refusal(path, "it is no valid ONNX model", _first_line(error)) from error
+        raise refusal(path, "it is no valid ONNX model", first_line(error)) from error
 
 
 def _check_operators(path: Path, model: Any) -> None:
@@ -279,7 +279,3 @@ def _check_operators(path: Path, model: Any) -> None:
 
 def _known(node: Any) -> bool:
     return node.domain == "com.microsoft" and node.op_type in _RUNTIME_OPS
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

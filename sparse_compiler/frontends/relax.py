@@ -31,7 +31,7 @@ from . import (
 )
 from .export import CallSpec, Constant, ExportedModel, Size
 from .importer import Imported
-from .relax_call import first_line, from_tvm
+from .relax_call import from_tvm, tvm_message
 from .relax_importer import RelaxImporter
 from .relax_rules import RULES
 from .relax_values import Sizes, Value, dtype_of, range_of
@@ -192,7 +192,7 @@ def read_relax(path: Path) -> tvm.IRModule:
     except _UNREADABLE as error:
         raise UnsupportedError(
             f"cannot read a Relax module from {path}",
-            why=first_line(error),
+            why=tvm_message(error),
             fix="write one with mod.script(), its weights beside it: see docs/tvm.md",
         ) from error
     if not isinstance(found, tvm.IRModule):
@@ -217,7 +217,7 @@ def read_params(path: Path) -> dict[str, torch.Tensor]:
     except _UNREADABLE as error:
         raise UnsupportedError(
             f"cannot read the parameters in {beside}",
-            why=first_line(error),
+            why=tvm_message(error),
             fix="write them with tvm.runtime.save_param_dict_to_file(params, path)",
         ) from error
     return {str(name): from_tvm(tensor) for name, tensor in found.items()}

@@ -96,7 +96,7 @@ class RelaxFunction:
             try:
                 result = self._call(*arguments)
             except _FAILURES as error:
-                raise InputError(f"TVM failed in {self.target}", why=first_line(error)) from error
+                raise InputError(f"TVM failed in {self.target}", why=tvm_message(error)) from error
         return from_tvm(result, inputs)
 
     def _build(self) -> Callable[..., Any]:
@@ -109,7 +109,7 @@ class RelaxFunction:
         except _FAILURES as error:
             raise UnsupportedError(
                 f"TVM cannot build {self.target}",
-                why=first_line(error),
+                why=tvm_message(error),
                 fix="try tvm.relax.build on the module itself",
             ) from error
         call: Callable[..., Any] = machine[_ENTRY]
@@ -170,7 +170,7 @@ def from_tvm(result: Any, inputs: Sequence[Any] = ()) -> Any:
     return tensor.clone() if tensor.untyped_storage().data_ptr() in held else tensor
 
 
-def first_line(error: BaseException) -> str:
+def tvm_message(error: BaseException) -> str:
     """The sentence of TVM's message, without its own stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("File ", "Traceback", "at "))]

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn.utils import parametrize
 
-from sparse_compiler.errors import UnsupportedError
+from sparse_compiler.errors import UnsupportedError, first_line
 from sparse_compiler.pruning.layers import Layer
 
 
@@ -88,7 +88,7 @@ def call(model: nn.Module, batch: object, at: int) -> Any:
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UnsupportedError(
             f"the model fails on calibration input {at}",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            why=f"{type(error).__name__}: {first_line(error)}",
             fix="an input is a tensor, a tuple of arguments, or a dict of keyword arguments",
         ) from error
 

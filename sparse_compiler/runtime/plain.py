@@ -11,7 +11,7 @@ import torch
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, first_line
 from ..ir.attrs import map_attr
 from ..ir.graph import Graph
 from ..ir.interpret import bind_inputs, bind_result
@@ -88,7 +88,7 @@ def plain_torch(module: PlainModule, hints: Mapping[str, int]) -> torch.nn.Modul
         return program.module()
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedError(
-            "torch.export cannot trace the graph", why=str(error).strip().split("\n")[0]
+            "torch.export cannot trace the graph", why=first_line(error)
         ) from error
 
 
