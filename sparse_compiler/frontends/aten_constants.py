@@ -11,14 +11,14 @@ from ..ops.iota import Full, Iota
 from ..ops.scalar import CASTS
 from .aten_shape import reshaped, typed
 from .importer import Importer, Result
-from .rules import FLOATS, on_cpu, overload, pointwise, rule
+from .rules import FLOATS, at_home, overload, pointwise, rule
 
 
 @rule("arange.default", "arange.start", "arange.start_step")
 def _arange(imp: Importer, node: fx.Node) -> Result:
     result, args = imp.result_type(), imp.arguments()
     start, step = imp.number(args.get("start", 0)), imp.number(args.get("step", 1))
-    if result is None or not on_cpu(node) or result.dtype not in CASTS:
+    if result is None or not at_home(imp, node) or result.dtype not in CASTS:
         return None
     if isinstance(start, sympy.Expr) and not start.is_integer:
         return None
@@ -44,7 +44,7 @@ _ZEROS = ("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty"
 )
 def _full(imp: Importer, node: fx.Node) -> Result:
     result, args, name = imp.result_type(), imp.arguments(), overload(node)
-    if result is None or not on_cpu(node) or result.dtype not in CASTS:
+    if result is None or not at_home(imp, node) or result.dtype not in CASTS:
         return None
     given = {**dict.fromkeys(_ONES, 1), **dict.fromkeys(_ZEROS, 0)}.get(name)
     if given is None:
@@ -64,7 +64,7 @@ def _triangle(imp: Importer, node: fx.Node) -> Result:
     """where(column - row <= diagonal, x, 0), or >= for the upper triangle."""
     x, args = imp.tensor(node.args[0]), imp.arguments()
     diagonal = imp.number(args["diagonal"])
-    if x is None or not isinstance(diagonal, int) or x[1].rank < 2 or not on_cpu(node):
+    if x is None or not isinstance(diagonal, int) or x[1].rank < 2 or not at_home(imp, node):
         return None
     height, width = x[1].shape[-2:]
     rows = reshaped(imp, typed(imp, imp.add(Iota(height), [])), (height, 1))

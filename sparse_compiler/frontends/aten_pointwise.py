@@ -11,7 +11,7 @@ from ..ir.types import torch_dtype
 from ..ops.scalar import CASTS
 from .aten_shape import reshaped
 from .importer import Importer, Result
-from .rules import FLOATS, common_dtype, on_cpu, overload, pointwise, rule
+from .rules import FLOATS, at_home, common_dtype, overload, pointwise, rule
 
 # Of one tensor. The result has the dtype of the input where that is a float, else torch's own
 # result says; then the input is converted to it first.
@@ -321,7 +321,7 @@ def _converted(imp: Importer, source: Any) -> Result:
     x, result = imp.tensor(source), imp.result_type()
     if x is None or result is None or x[1].shape != result.shape:
         return None
-    if not on_cpu(source) or not on_cpu(imp.node):
+    if not (at_home(imp, source) or x[0] in imp.weight_time) or not at_home(imp, imp.node):
         return x[0] if _same_device(source, imp.node) and x[1].logical == result else None
     if x[1].dtype == result.dtype:
         return x[0]

@@ -30,6 +30,8 @@ _ROUNDS = 21
 _SECONDS = 6.0
 _MARGIN = 1.01
 """A rival must be faster by this much: what our program has beyond its speed, it keeps in a tie."""
+_FAR = 1.2
+"""Where each round of one is faster than any round of the others by this much, no more is timed."""
 _PEAK = 1.4
 """Real cores run at up to this much above the figures assumed for the peak."""
 
@@ -55,7 +57,7 @@ def least_dense_ms(lowered: Lowered) -> float:
             for call in segment.calls
             if call.weight is not None
         )
-    return flops / (_PEAK * machine.flops_per_ns * lowered.context.threads) / 1e6
+    return flops / (_PEAK * machine.dense_flops_per_ns(lowered.context.threads)) / 1e6
 
 
 def contest(
@@ -102,7 +104,19 @@ def _interleaved(
 ) -> dict[str, float]:
     """Lower quartile of each one's milliseconds, after two calls each that do not count."""
     with machine_to_itself(lock):
-        return _in_turn(runs)
+        return _in_turn({name: _waited(run) for name, run in runs.items()})
+
+
+def _waited(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The call until its results are there: a GPU's are still being computed when it returns."""
+    if not torch.cuda.is_initialized():
+        return run
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return waited
 
 
 def _in_turn(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
@@ -113,6 +127,12 @@ def _in_turn(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
             start = time.perf_counter()
             run()
             taken[name].append((time.perf_counter() - start) * 1e3)
-        if turn >= 5 and time.perf_counter() - began > _SECONDS:
+        if turn >= 5 and (_settled(taken) or time.perf_counter() - began > _SECONDS):
             break
     return {name: statistics.quantiles(ms[2:], n=4)[0] for name, ms in taken.items()}
+
+
+def _settled(taken: Mapping[str, Sequence[float]]) -> bool:
+    """Whether no round of one of them took as long as the shortest of any other, by far."""
+    first, *others = sorted(taken, key=lambda name: min(taken[name][2:]))
+    return all(_FAR * max(taken[first][2:]) < min(taken[name][2:]) for name in others)

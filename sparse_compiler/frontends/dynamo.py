@@ -33,7 +33,7 @@ from ..ir.graph import Graph
 from ..ir.refusal import No
 from ..ir.types import dim_of, tensor_type
 from .aten import RULES
-from .importer import Imported, Importer, clean_path, symbol_ranges
+from .importer import Imported, Importer, clean_path, home_of, symbol_ranges
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def import_aot_graph(gm: fx.GraphModule, statics: Mapping[int, StaticInput]) -> 
     The graph's outputs are the tensors among the fx outputs, its updates the inputs written to.
     """
     _guard_equal_keys(gm)
-    importer = Importer(RULES)
+    importer = Importer(RULES, home_of(gm.graph))
     params: dict[str, torch.Tensor] = {}
     updates = {node.args[0]: node for node in gm.graph.nodes if _is_update(node)}
     outputs: list[Any] = []

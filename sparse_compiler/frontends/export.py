@@ -24,7 +24,8 @@ from ..errors import InputError, UnsupportedError
 from ..ir.interpret import bind_shape
 from ..ir.types import TensorType, symbols_of, tensor_type
 from .aten import RULES
-from .importer import Imported, Importer, symbol_ranges
+from .importer import Imported, Importer, home_of, symbol_ranges
+from .trace import trace
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,8 @@ def export_module(
     try:
         with torch.no_grad(), _collector_paused(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
-                model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
-            )
-            return import_program(program, dict(model.state_dict(keep_vars=True)))
+            program = trace(model, args, kwargs or {}, dynamic_shapes)
+            return _imported(program, dict(model.state_dict(keep_vars=True)))
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         if isinstance(error, (UnsupportedError, InputError)):
             raise
@@ -215,12 +214,16 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def import_program(
-    program: torch.export.ExportedProgram, live: Mapping[str, torch.Tensor] | None = None
+def import_program(program: torch.export.ExportedProgram) -> ExportedModel:
+    """An exported program as a graph."""
+    return _imported(program.run_decompositions({}), {})
+
+
+def _imported(
+    program: torch.export.ExportedProgram, live: Mapping[str, torch.Tensor]
 ) -> ExportedModel:
-    """An exported program as a graph. live: the module's own tensors, preferred over copies."""
-    program = program.run_decompositions({})
-    importer = Importer(RULES)
+    """A functional program as a graph. live: the module's own tensors, preferred over copies."""
+    importer = Importer(RULES, home_of(program.graph))
     params: dict[str, torch.Tensor] = {}
     positions: list[int] = []
     fixed: dict[int, Any] = {}
@@ -235,7 +238,7 @@ def import_program(
                     _user_input(importer, node, spec, user, positions, fixed)
                     user += 1
                 else:
-                    tensor = _live_tensor(program, spec, live or {})
+                    tensor = _live_tensor(program, spec, live)
                     params[_enter_param(importer, node, spec.target or node.name, tensor)] = tensor
             case "get_attr":
                 value = getattr(program.graph_module, str(node.target))

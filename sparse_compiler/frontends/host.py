@@ -29,7 +29,8 @@ from .importer import Imported
 
 
 class Segment(Protocol):
-    """A piece of the graph that runs natively: values by name, see `Imported.origin`."""
+    """A piece of the graph that runs natively: values by name, see `Imported.origin`. device: where
+    its inputs and results lie."""
 
     @property
     def inputs(self) -> tuple[str, ...]: ...

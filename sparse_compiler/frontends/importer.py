@@ -60,11 +60,21 @@ class Adds(Protocol):
         """Adds a node; returns its name."""
 
 
-class Importer:
-    """Walks an fx graph once; `values` maps each fx node to the value or number it became."""
+def home_of(graph: fx.Graph) -> torch.device:
+    """Where the parameters and inputs of a traced graph lie: on a GPU if any of them does."""
+    values = (node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
+    devices = (v.device for v in values if isinstance(v, torch.Tensor))
+    return next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
 
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        self.rules = rules
+
+class Importer:
+    """Walks an fx graph once; `values` maps each fx node to the value or number it became.
+
+    home: where the model lies. What torch computes elsewhere is left to it.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule], home: torch.device | None = None) -> None:
+        self.rules, self.home = rules, home or torch.device("cpu")
         self.builder = Builder()
         self.values: dict[fx.Node, Any] = {}
         self.origin: dict[str, fx.Node] = {}

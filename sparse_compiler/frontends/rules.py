@@ -66,7 +66,9 @@ def pointwise(
     known only with the shapes becomes a tensor of its own.
     """
     result = imp.result_type()
-    if result is None or not on_cpu(imp.node):
+    if result is None or not at_home(imp, imp.node):
+        return None
+    if any(_elsewhere(imp, operand) for operand in operands):
         return None
     compute = compute or result.dtype
     if compute not in CASTS or result.dtype not in CASTS:
@@ -101,10 +103,17 @@ def pointwise(
     return imp.add(op if found.dtype == result.dtype else Pointwise(op.expr, result.dtype), inputs)
 
 
-def on_cpu(node: fx.Node | None) -> bool:
-    """True where the node's result, a single tensor, lies in main memory."""
+def at_home(imp: Importer, node: fx.Node | None) -> bool:
+    """True where the node's result, a single tensor, lies where the model does."""
     value = None if node is None else node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.device.type == "cpu"
+    return isinstance(value, torch.Tensor) and value.device == imp.home
+
+
+def _elsewhere(imp: Importer, operand: Any) -> bool:
+    """True for a tensor, no constant of the model, that lies elsewhere: torch copies it."""
+    if not isinstance(operand, fx.Node) or imp.values.get(operand) in imp.weight_time:
+        return False
+    return isinstance(operand.meta.get("val"), torch.Tensor) and not at_home(imp, operand)
 
 
 def common_dtype(*operands: Any) -> str | None:

@@ -29,6 +29,7 @@ class TorchSegment:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     calls: int = 0
+    device: torch.device = torch.device("cpu")
 
     def run(self, tensors: list[Any], known: dict[str, int] | None = None) -> list[torch.Tensor]:
         assert all(t.is_contiguous() for t in tensors)
