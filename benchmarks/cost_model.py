@@ -33,7 +33,7 @@ from sparse_compiler.bench.models import build_model
 from sparse_compiler.bench.reference import prune
 from sparse_compiler.bench.suites import suite_cases
 from sparse_compiler.formats.base import FORMATS
-from sparse_compiler.formats.coefficients import COEFFICIENTS
+from sparse_compiler.formats.coefficients import COEFFICIENTS, ON_REFERENCE_CORE
 from sparse_compiler.formats.cost import Cost, Machine, Shape
 from sparse_compiler.ir.graph import Graph
 from sparse_compiler.ir.text import parse_graph
@@ -41,12 +41,16 @@ from sparse_compiler.options import Options
 from sparse_compiler.passes.choose_formats import layer_shape, stored_shape
 from sparse_compiler.passes.provenance import weight_facts
 from sparse_compiler.runtime.calibrate import calibrated_machine, non_negative
+from sparse_compiler.runtime.calibration_layers import measure
 from sparse_compiler.runtime.measure import layer_times, timed_executor
 from sparse_compiler.runtime.pipeline import Lowered, lower_graph
 from sparse_compiler.runtime.tune import example_inputs
 from sparse_compiler.runtime.weights import LiveWeights
 
 TABLE = Path(__file__).parents[1] / "sparse_compiler" / "formats" / "coefficients.py"
+ON_CORE = (
+    "# Measured over predicted time of the layers of calibration_layers.py, on the reference core."
+)
 WIDTH_OF = {"native": 16, "x86-64-v3": 8}
 
 LINEARS = (768, 768, 3072, 768, 384, 384, 1536, 384, 256, 1024, 2048, 512, 96, 768)
@@ -59,7 +63,11 @@ CONVS = (
     *((512, 3, 2, 1), (512, 3, 1, 1), (2048, 1, 1, 1), (512, 1, 1, 1)),
 )
 SIZES = (56, 40)
-DENSITIES = (0.5, 0.2, 0.1, 0.05)
+GROUPED = (
+    *((128, 3, 1, 4), (256, 1, 1, 1), (256, 3, 1, 16), (512, 3, 2, 8), (512, 3, 1, 8)),
+    *((512, 3, 1, 32), (1024, 3, 1, 16)),
+)
+DENSITIES = (0.7, 0.5, 0.2, 0.1, 0.05)
 RUNS = 7
 
 
@@ -94,11 +102,11 @@ def linear_chain(columns: int) -> Graph:
     return parse_graph("\n".join([*lines, *body, f"return %{last}"]))
 
 
-def conv_chain(size: int) -> Graph:
+def conv_chain(size: int, convs: Sequence[tuple[int, int, int, int]] = CONVS) -> Graph:
     """Convolutions one after the other from 64 channels of size x size."""
     lines = [f"input %x: f32[1, 64, {size}, {size}]"]
     body, last, channels = [], "x", 64
-    for i, (rows, kernel, stride, groups) in enumerate(CONVS):
+    for i, (rows, kernel, stride, groups) in enumerate(convs):
         pad, size = kernel // 2, (size - 1) // stride + 1
         lines.append(f"param %w{i}: f32[{rows}, {channels // groups}, {kernel}, {kernel}]")
         said = f"stride=({stride}, {stride}), padding=({pad}, {pad}), dilation=(1, 1)"
@@ -145,9 +153,10 @@ def samples_of(
     with alone(lock):
         times = layer_times(executor, example_inputs(graph, {}), RUNS)
     for name, ns in times.items():
-        cost, shape = cost_and_shape(lowered, name, format_)
+        vector = WIDTH_OF[options.isa]
+        cost, shape = cost_and_shape(lowered, name, format_, vector)
         if cost is not None and _chosen(lowered, name) == format_:
-            values = cost.values(shape, WIDTH_OF[options.isa], threads)
+            values = cost.values(shape, vector, threads)
             yield Sample(cost.kernel, tuple(values[:-1]), ns)
 
 
@@ -156,13 +165,15 @@ def _chosen(lowered: Lowered, name: str) -> str | None:
     return next((c.format for c in found if c.refused is None), None)
 
 
-def cost_and_shape(lowered: Lowered, name: str, format_: str) -> tuple[Cost | None, Shape]:
+def cost_and_shape(
+    lowered: Lowered, name: str, format_: str, vector: int
+) -> tuple[Cost | None, Shape]:
     """The cost that speaks of a layer in that format, and the shape that it is asked about."""
     graph, context = lowered.graph, lowered.context
     node = graph.producers[name]
     facts = weight_facts(graph, node.inputs[node.op.weight_input or 0], context.facts)
     shape = stored_shape(layer_shape(graph, node, context), FORMATS[format_], facts)
-    return FORMATS[format_].cost_of(shape), shape
+    return FORMATS[format_].cost_of(shape, vector), shape
 
 
 def chains(format_: str, only: str) -> dict[str, Graph]:
@@ -171,6 +182,7 @@ def chains(format_: str, only: str) -> dict[str, Graph]:
     found = {f"linear {n}": linear_chain(n) for n in columns}
     if FORMATS[format_].conv is not None:
         found |= {f"conv {n}": conv_chain(n) for n in SIZES}
+        found["conv grouped"] = conv_chain(28, GROUPED)
     return {name: graph for name, graph in found.items() if only in name}
 
 
@@ -197,7 +209,7 @@ def measured(
     return [Sample(kernel, tuple(terms), ns) for kernel, terms, ns in rows]
 
 
-def fit(options: Options, samples: Sequence[Sample]) -> None:
+def fit(options: Options, samples: Sequence[Sample], lock: Path | None) -> None:
     """Writes the table of coefficients, with those of the kernels measured renewed."""
     width = WIDTH_OF[options.isa]
     by_kernel: dict[str, list[Sample]] = {}
@@ -212,16 +224,28 @@ def fit(options: Options, samples: Sequence[Sample]) -> None:
         print(f"{kernel:<16} {len(own):4} samples, median error {np.median(errors):.1%}, "
               f"90 % below {np.quantile(errors, 0.9):.1%}", flush=True)  # fmt: skip
         found.setdefault(kernel, {})[width] = tuple(float(f"{c:.4g}") for c in coefficients)
-    write_table(found)
+        COEFFICIENTS.setdefault(kernel, {})[width] = found[kernel][width]
+    torch.set_num_threads(1)
+    with alone(lock):
+        ratios = measure(options, Machine(width)).ratios
+    reference = {**ON_REFERENCE_CORE, width: {n: float(f"{r:.3g}") for n, r in ratios.items()}}
+    write_table(found, reference)
 
 
-def write_table(found: dict[str, dict[int, tuple[float, ...]]]) -> None:
-    """The table as source, sorted."""
+def write_table(
+    found: dict[str, dict[int, tuple[float, ...]]], reference: dict[int, dict[str, float]]
+) -> None:
+    """The tables as source, sorted."""
     head = TABLE.read_text().split("COEFFICIENTS:")[0]
     lines = ["COEFFICIENTS: dict[str, dict[int, tuple[float, ...]]] = {"]
     for kernel, table in sorted(found.items()):
         lines.append(f'    "{kernel}": {{')
         lines += [f"        {width}: {values}," for width, values in sorted(table.items())]
+        lines.append("    },")
+    lines += ["}", "", ON_CORE, "ON_REFERENCE_CORE: dict[int, dict[str, float]] = {"]
+    for width, ratios in sorted(reference.items()):
+        lines.append(f"    {width}: {{")
+        lines += [f'        "{name}": {ratio},' for name, ratio in ratios.items()]
         lines.append("    },")
     TABLE.write_text(head + "\n".join([*lines, "}"]) + "\n")
 
@@ -330,7 +354,7 @@ def main() -> None:
         if chosen.fit:
             counts = [int(n) for n in chosen.threads.split(",")]
             formats = chosen.formats.split(",") if chosen.formats else list(FORMATS)
-            fit(options, measured(options, formats, counts, chosen))
+            fit(options, measured(options, formats, counts, chosen), chosen.lock)
             return
         threads = int(chosen.threads.split(",")[-1])
         machine = calibrated_machine(options, threads)

@@ -122,8 +122,8 @@ class WeightEntry:
 
     kind: "packed" (in its storage format), "winograd" (so, transformed by `lowering/dense_conv.py`;
     `type` is the result's), "raw" (row-major), "mask" (an attention mask made
-    additive, keys outside), or "planes" in the layout of `type`. groups, taps, strided: of a packed
-    convolution; no taps for a linear. per_shape: depends on the bound sizes too. carried: holds a
+    additive, keys outside), or "planes" in the layout of `type`. groups, taps, image: of a packed
+    convolution, `Conv.plain_image`; no taps for a linear. per_shape: depends on the bound sizes too. carried: holds a
     part for each sample.
     """
 
@@ -134,7 +134,7 @@ class WeightEntry:
     taps: int = 0
     per_shape: bool = False
     carried: bool = False
-    strided: bool = False
+    image: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,10 @@ def layer_shape(graph: Graph, node: Node, context: Context) -> LinearShape | Con
         source, result = (graph.tensor(name).shape[2:] for name in (node.inputs[0], node.name))
         strided = any(s > 1 for s in node.op.stride) or source[1:] != result[1:]
         groups = node.op.groups
-        return ConvShape(rows, facts[0].columns, nnz, columns, taps, groups, strided)
+        image = node.op.plain_image(graph.tensor(weight), graph.tensor(node.name))
+        sizes = tuple(evaluate(size, context.hints) for size in image)
+        counts = rows, facts[0].columns, nnz, columns
+        return ConvShape(*counts, taps, groups, strided, image=sizes)
     return LinearShape(rows, facts[0].columns, nnz, columns)
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparse_compiler.formats.bands import bands_of
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.runtime.packing import Layer as LayerSizes
 from sparse_compiler.runtime.packing import Matrix, Tiles
@@ -106,8 +107,9 @@ def pack(lib: ctypes.CDLL, width: int, format_: str, layer: Layer, weight: Tenso
     stored = FORMATS[format_]
     nnz = int(weight.count_nonzero()) // layer.groups
     tiles = Tiles(0, 0, 0, *stored.parameters, 0)
-    strided = layer.stride > 1
-    shape = LayerSizes(m // layer.groups, k, nnz, layer.columns, layer.taps, width, strided)
+    image = (layer.out, layer.out) if layer.taps == 9 and layer.stride == 1 else ()
+    banded = bands_of(m, image, width, layer.groups) is not None
+    shape = LayerSizes(m // layer.groups, k, nnz, layer.columns, layer.taps, width, banded)
     lib[f"sc_{stored.family}_tiles"](ctypes.byref(shape), ctypes.byref(tiles))
     for name, value in zip(("k_tile", "panel_vectors", "row_block"), forced, strict=False):
         setattr(tiles, name, value or getattr(tiles, name))

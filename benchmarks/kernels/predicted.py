@@ -52,8 +52,9 @@ def predicted(
     times = {}
     for name in candidates(facts):
         found = FORMATS[name]
-        cost = found.conv if isinstance(shape, ConvShape) else found.linear
         own = replace(shape, stored=found.stored(facts), apart=found.apart(facts))
+        direct = name == "dense" and isinstance(shape, ConvShape)
+        cost = found.conv if direct else found.cost_of(own, machine.vector)
         if cost is not None and (name == "dense" or own.stored < FULL * facts.numel):
             times[name] = cost.ns(own, machine, threads)
     most = NEAR * min(times.values())
@@ -75,7 +76,10 @@ def measure(lib: ctypes.CDLL, width: int, threads: int) -> Iterator[list[Taken]]
         shape: Shape = LinearShape(rows, columns, nnz, n)
         if layer.is_convolution:
             size = (layer.size - 1) // layer.stride + 1
-            shape = ConvShape(rows, columns, nnz, size**2, layer.kernel**2, 1, layer.stride > 1)
+            strided = layer.stride > 1
+            image = (size, size) if layer.kernel == 3 and not strided else ()
+            sizes = rows, columns, nnz, size**2
+            shape = ConvShape(*sizes, layer.kernel**2, 1, strided, image=image)
             sizes = Layer(layer.out, layer.into, layer.size, layer.kernel, layer.stride)
         formats.TOKENS = n
         times = predicted(weight, shape, machine, threads)

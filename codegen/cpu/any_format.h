@@ -80,6 +80,13 @@ void conv_any(Team& team, const void* packed, const Window& w, const float* x, i
               float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
   const auto* header = static_cast<const PackedHeader*>(packed);
   if (header->format == kCsr) return conv_csr(team, packed, w, x, ldx, y, ldy, scratch, epilogue);
+  if (header->format == kBlock && header->p >= kBlockRows) {
+    if (header->q == 1)
+      return conv_block<4, 1>(team, packed, w, x, ldx, y, ldy, scratch, epilogue);
+    if (header->q == 4)
+      return conv_block<4, 4>(team, packed, w, x, ldx, y, ldy, scratch, epilogue);
+    return conv_block<4, 8>(team, packed, w, x, ldx, y, ldy, scratch, epilogue);
+  }
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
     with_format(h, [&](const auto& apply) {

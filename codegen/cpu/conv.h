@@ -2,6 +2,7 @@
 // K = channels of a group * taps rows that the panel copy gathers (window.h).
 #pragma once
 #include "conv_bands.h"
+#include "conv_flat.h"
 #include "linear_bitmap.h"
 #include "linear_block.h"
 #include "linear_csr.h"
@@ -76,6 +77,14 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
 }
 
+// Whether a csr weight reads its rows so seldom that they had better stay where they are (measured
+// on AVX-512: few rows of x share a first TLB with long ones of y, so up to 80 reads of each vector
+// where there are more of x, 32 elsewhere).
+inline bool reads_in_place(const PackedHeader* h, const Share& share) {
+  const double part = double(share.block1 - share.block0) / double(h->blocks());
+  return part * double(h->nnz) <= (h->cols > h->rows ? 80. : 32.) * double(h->cols);
+}
+
 inline int64_t conv_panel_floats(const PackedHeader* h) {
   return (linear_scratch_floats(h) + 15) / 16 * 16;
 }
@@ -85,6 +94,7 @@ inline int64_t conv_scratch_floats(const void* packed, const Window& w) {
   const auto* h = static_cast<const PackedHeader*>(packed);
   if (w.plain()) return conv_panel_floats(h);
   if (in_bands(h, w)) return band_scratch_floats(h, w);
+  if (is_flat(h, w)) return flat_scratch_floats(h, w);
   return conv_panel_floats(h) + WindowSource::memory_floats(w, group_vectors(h, W));
 }
 
@@ -111,6 +121,12 @@ void conv_csr(Team& team, const void* packed, const Window& w, const float* x, i
   const auto* header = static_cast<const PackedHeader*>(packed);
   if (in_bands(header, w))
     return conv_bands<T>(team, header, w, x, ldx, y, ldy, scratch, epilogue);
+  if (w.plain()) {
+    const Share share = divide_conv(team, header, w);
+    if (reads_in_place(header, share))
+      return apply_csr<T>(header, share, RowsInPlace{x, ldx, header->cols}, y, ldy, scratch,
+                          epilogue);
+  }
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
     apply_csr<T>(h, share, source, y, ldy, scratch, epilogue);
@@ -129,6 +145,10 @@ void conv_dense(Team& team, const void* packed, const Window& w, const float* x,
 template <int R, int C, class T = float, class Epilogue>
 void conv_block(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
                 float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
+  const auto* header = static_cast<const PackedHeader*>(packed);
+  if constexpr (R == kBlockRows)
+    if (is_flat(header, w))
+      return conv_flat<R, C, T>(team, header, w, x, ldx, y, ldy, scratch, epilogue);
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
     apply_block<R, C, T>(h, share, source, y, ldy, scratch, epilogue);

@@ -169,7 +169,7 @@ __attribute__((noinline)) void csr_band(const BandSegment<T>& s, const float* co
     V sum[chains][NB];
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) {
-      __builtin_prefetch(soon + j * W, 1);
+      if (!first) __builtin_prefetch(soon + j * W, 1);
       sum[0][j] = V{};
     }
 #pragma GCC unroll 3
@@ -182,7 +182,7 @@ __attribute__((noinline)) void csr_band(const BandSegment<T>& s, const float* co
       for (; index < end; index += 4, value += 4) {
         const uint64_t own = next;
         next = four_indices(index + 4);
-        csr_step<4, 1>(own, value, x[d], step, sum);
+        csr_step<4>(own, value, x[d], W, step, sum);
       }
 #pragma GCC unroll 16
       for (int j = 0; j < NB; j++) {
@@ -231,10 +231,8 @@ SC_INLINE void finish_band(const Window& w, const Bands& all, const Band& b,
     for (int l = 0; l < W; l++) lane[f][l] = int32_t(l + f * all.lanes + all.lead);
   for (int64_t m = row0; m < row1; m++, sums += all.pitch()) {
     const int64_t far = min64(m + 2, row1 - 1);
-    for (int64_t col = col0; col < col0 + b.rows * width; col += 16) {
-      __builtin_prefetch(y + far * ldy + col, 1);
+    for (int64_t col = col0; col < col0 + b.rows * width; col += 16)
       fetch_operands(epilogue, far, col, 0);
-    }
     const float* own = sums;
     int64_t f = 0, col = col0;
     for (int64_t j = 0; j < b.rows; j++, col += width) {

@@ -9,6 +9,22 @@ namespace sc {
 constexpr int kCsrPanel = 8;  // widest instance, in vectors
 constexpr int64_t kCsrGroupBytes = 192 << 10;  // weights that serve all panels from L2
 
+// A panel source that copies nothing, for weights that read each row but a few times.
+struct RowsInPlace {
+  const float* x;
+  int64_t ldx, group_rows;
+
+  SC_INLINE void prepare(int64_t, int64_t, int64_t) const {}
+  SC_INLINE void copy(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float*) const {}
+  SC_INLINE const float* at(int64_t g, int64_t k0, int64_t v0) const {
+    return x + (g * group_rows + k0) * ldx + v0 * W;
+  }
+};
+template <class Source>
+constexpr bool kInPlace = false;
+template <>
+constexpr bool kInPlace<RowsInPlace> = true;
+
 template <class T>
 struct CsrSegment {  // one k tile of one row block, its numbers stored as T
   const RowEntry* row;
@@ -16,6 +32,7 @@ struct CsrSegment {  // one k tile of one row block, its numbers stored as T
   const uint16_t* index;
   const T* value;
   int64_t ahead;
+  int64_t step = 0;  // floats between the rows of x, where they are no panel
 };
 
 // Four indices. They are read one step ahead (past the last of an array, too): a load whose
@@ -29,11 +46,11 @@ SC_INLINE uint64_t four_indices(const uint16_t* index) {
   return four;
 }
 
-// U non-zeros of one row: index i is vector i * unit of x, and vector j of a row lies j * step
-// floats behind it. For the same limit, four values are one vector, spread by shuffles.
-template <int U, int unit, int NB, int chains, class T>
-SC_INLINE void csr_step(uint64_t indices, const T* value, const float* x, int64_t step,
-                        V (&sum)[chains][NB]) {
+// U non-zeros of one row: index i lies i * unit floats behind x, and vector j of it j * step floats
+// behind that. For the same limit, four values are one vector, spread by shuffles.
+template <int U, int NB, int chains, class T>
+SC_INLINE void csr_step(uint64_t indices, const T* value, const float* x, int64_t unit,
+                        int64_t step, V (&sum)[chains][NB]) {
   Four values = {};
   if constexpr (U == 4) {
     values = four_numbers(value);
@@ -43,18 +60,18 @@ SC_INLINE void csr_step(uint64_t indices, const T* value, const float* x, int64_
   }
 #pragma GCC unroll 4
   for (int u = 0; u < U; u++) {
-    const float* row = x + int64_t(indices >> 16 * u & 0xffff) * (unit * W);
+    const float* row = x + int64_t(indices >> 16 * u & 0xffff) * unit;
     const V w = splat(U == 4 ? values[u] : number(value[u]));
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) sum[u % chains][j] += w * load(row + j * step);
   }
 }
 
-// Adds one row to acc; ahead: its first indices, then the next row's. Independent chains of sums
-// hide the latency of the multiply-add where a panel is narrow.
+// Adds one row to acc; unit: floats between the rows of x; ahead: its first indices, then the next
+// row's. Independent chains of sums hide the latency of the multiply-add where a panel is narrow.
 template <int NB, class T>
 SC_INLINE void csr_row(const uint16_t* index, const T* value, int64_t count, const float* x,
-                       uint64_t& ahead, V (&acc)[NB]) {
+                       int64_t unit, uint64_t& ahead, V (&acc)[NB]) {
   constexpr int chains = NB >= 6 ? 1 : NB >= 3 ? 2 : 4;
   V sum[chains][NB];
 #pragma GCC unroll 4
@@ -68,9 +85,9 @@ SC_INLINE void csr_row(const uint16_t* index, const T* value, int64_t count, con
   for (; i + 4 <= count; i += 4) {
     const uint64_t own = next;
     next = four_indices(index + i + 4);
-    csr_step<4, NB>(own, value + i, x, W, sum);
+    csr_step<4>(own, value + i, x, unit, W, sum);
   }
-  for (; i < count; i++, next >>= 16) csr_step<1, NB>(next, value + i, x, W, sum);
+  for (; i < count; i++, next >>= 16) csr_step<1>(next, value + i, x, unit, W, sum);
 
 #pragma GCC unroll 16
   for (int j = 0; j < NB; j++) {
@@ -86,22 +103,24 @@ SC_INLINE int64_t rows_ahead(int64_t nnz, int64_t rows, int64_t panel_vectors) {
   return far < 4 ? 4 : far > 24 ? 24 : far;
 }
 
-template <int NB, class T, class Epilogue>
+// in_place: x is no panel, but rows s.step floats apart.
+template <int NB, bool in_place, class T, class Epilogue>
 __attribute__((noinline)) void csr_block(const CsrSegment<T>& s, const float* x, float* y,
                                          int64_t ldy, int64_t row0, int64_t col, bool first,
                                          bool last, const Epilogue& epilogue) {
   const uint16_t* index = s.index;
   const T* value = s.value;
   uint64_t indices = four_indices(index);
+  const int64_t unit = in_place ? s.step : NB * W;
   for (int64_t r = 0; r < s.rows; r++) {
     const int64_t count = s.row[r].count, row = row0 + s.row[r].row;
     const int64_t ahead = row0 + s.row[min64(r + s.ahead, s.rows - 1)].row;
-    fetch_output<NB>(y + ahead * ldy + col, epilogue, ahead, col, last);
+    fetch_output<NB>(y + ahead * ldy + col, epilogue, ahead, col, last, !first);
     float* out = y + row * ldy + col;
     V acc[NB];
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) acc[j] = first ? V{} : load(out + j * W);
-    csr_row<NB>(index, value, count, x, indices, acc);
+    csr_row<NB>(index, value, count, x, unit, indices, acc);
     index += count;
     value += count;
     if (last) {
@@ -117,11 +136,11 @@ template <class Epilogue, class T>
 using CsrKernel = void (*)(const CsrSegment<T>&, const float*, float*, int64_t, int64_t, int64_t,
                            bool, bool, const Epilogue&);
 
-template <class Epilogue, class T, int NB = 1>
+template <class Epilogue, class T, bool in_place = false, int NB = 1>
 SC_INLINE CsrKernel<Epilogue, T> csr_kernel(int64_t vectors) {
   if constexpr (NB < kCsrPanel)
-    if (vectors != NB) return csr_kernel<Epilogue, T, NB + 1>(vectors);
-  return csr_block<NB, T, Epilogue>;
+    if (vectors != NB) return csr_kernel<Epilogue, T, in_place, NB + 1>(vectors);
+  return csr_block<NB, in_place, T, Epilogue>;
 }
 
 // One thread's share. Rows of y and of the epilogue count through all groups.
@@ -142,13 +161,16 @@ SC_INLINE void apply_csr(const PackedHeader* h, const Share& share, const Source
       for (int64_t p = p0; p < p1; p++) {
         const int64_t v = panels.start(p);
         const int64_t wide = panels.start(p + 1) - v;
-        const auto kernel = csr_kernel<Epilogue, T>(wide);
+        const auto kernel = csr_kernel<Epilogue, T, kInPlace<Source>>(wide);
         const float* panel = scratch + (v - panels.start(p0)) * rows * W;
+        int64_t step = 0;
+        if constexpr (kInPlace<Source>)
+          panel = source.at(g, t * own->k_tile, v), step = source.ldx;
         for (int64_t b = b0; b < b1; b++) {
           const int64_t row0 = b * own->row_block;
           const int64_t height = min64(own->row_block, own->rows - row0);
           const CsrSegment<T> s{row + row0, height, index + start[b], value + start[b],
-                                rows_ahead(start[b + 1] - start[b], height, wide)};
+                                rows_ahead(start[b + 1] - start[b], height, wide), step};
           kernel(s, panel, y, ldy, g * own->rows + row0, v * W, share.first(t), last,
                  epilogue);
         }

@@ -190,11 +190,11 @@ struct Tiles {
 
 // What tiles are chosen for. M, K, nnz: of one group; n: columns expected, 0 if unknown (a blob
 // serves any number); taps: of a convolution, whose channels have so many columns each, 0 for a
-// linear; width: the kernels' floats per vector, 4, 8 or 16; strided: whether neighbours in y read
-// what are not neighbours in x.
+// linear; width: the kernels' floats per vector, 4, 8 or 16; banded: whether bands of image rows
+// serve the convolution (conv_bands.h).
 struct Layer {
   int64_t M, K, nnz, n, taps;
-  int32_t width, strided;
+  int32_t width, banded;
 };
 
 }  // namespace sc

@@ -2,6 +2,7 @@
 // `sorted`, of rows put in an order in which those of like patterns share blocks.
 #include "pack_common.h"
 
+#include <cmath>
 #include <numeric>
 
 namespace sc::block {
@@ -224,6 +225,15 @@ static bool blob_ok(const void* packed, int64_t bytes) {
   return true;
 }
 
+// Channels of a tile of images laid flat (conv_flat.h), so that what a panel of six vectors reads
+// of them fits a first cache, or of sparse weights a second.
+static int64_t flat_channels(const Layer& l, double density) {
+  const double side = std::sqrt(double(l.n)), kernel = std::sqrt(double(l.taps));
+  const double floats = 6 * l.width + (kernel - 1) * (side + 2);
+  const double kilobytes = density >= .15 ? 36 : 64;
+  return std::clamp<int64_t>(int64_t(kilobytes * 256 / floats), 1, 64);
+}
+
 static void choose_tiles(const Layer& l, Tiles& tiles) {
   if (tiles.p == 1) {  // rows by themselves, as in csr
     csr_like_tiles(l, tiles.q, tiles);
@@ -236,7 +246,9 @@ static void choose_tiles(const Layer& l, Tiles& tiles) {
   const int64_t kilobytes = density >= .15 ? 48 : density >= .07 ? 96 : 192;
   const int64_t row = tiles.panel_vectors * l.width * 4;
   tiles.k_tile = even_tiles(kilobytes, l.K, row);
-  if (l.taps > 1)
+  if (l.banded)
+    tiles.k_tile = whole_channels(l.taps * flat_channels(l, density), l.K, l.taps);
+  else if (l.taps > 1)
     tiles.k_tile = whole_channels(std::min<int64_t>(kilobytes * 1024 / row, kMaxTile), l.K, l.taps);
   tiles.k_tile = (tiles.k_tile + tiles.q - 1) / tiles.q * tiles.q;
   const int64_t rows = std::min<int64_t>(std::max<int64_t>((l.M + 7) / 8, 16), 256);

@@ -216,8 +216,8 @@ inline void csr_like_tiles(const Layer& layer, int unit, Tiles& tiles) {
   Layer plain = layer;
   Tiles csr = tiles;
   csr.p = 0;
+  plain.banded = 0;
   sc_csr_tiles(&plain, &csr);
-  if (csr.p) plain.n = 0, sc_csr_tiles(&plain, &csr);  // too few for that, and as good as many here
   tiles.k_tile = (csr.k_tile + unit - 1) / unit * unit;
   tiles.panel_vectors = csr.panel_vectors;
   tiles.row_block = csr.row_block;

@@ -180,6 +180,7 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
     if (wide) tiles.panel_vectors = even_panels(l.n, l.width, 7, 8);
     const int64_t most = wide             ? 42
                          : density >= .15 ? 56
+                         : density >= .09 ? 60
                          : density >= .07 ? 80
                          : density >= .03 ? 128
                                           : 192;
@@ -187,12 +188,11 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
     return;
   }
   // By columns, tiles whose panels of image rows fill most of a first cache (conv_bands.h), where
-  // padding is little: 4.5 zeros for each row of a tile. At width 8 the bands waste too much, at
-  // stride 2 they are four times as large: 256 channels, 28 x 28, 70 % zeros, 277 us, windows 244.
+  // padding is little: 4.5 zeros for each row of a tile. At stride 2 they are four times as large:
+  // 256 channels, 28 x 28, 70 % zeros, 277 us, windows 244.
   const int64_t channels = l.K / 9, tiles_of_64 = std::max<int64_t>((channels + 63) / 64, 1);
   const int64_t each = (channels + 4 * tiles_of_64 - 1) / (4 * tiles_of_64) * 4;
-  if (l.width == 16 && l.taps == 9 && !l.strided && l.K % 36 == 0 && l.n >= 49 &&
-      density * 9 * double(each) >= 24) {
+  if (l.banded && l.K % 36 == 0 && density * 9 * double(each) >= 24) {
     tiles.p = 3;
     tiles.k_tile = int(9 * each);
     return;

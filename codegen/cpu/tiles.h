@@ -28,12 +28,13 @@ SC_INLINE void fetch_operands(const Epilogue&, int64_t, int64_t, long) {}
 
 // Fetches the NB vectors of y at `out`, (row, col), and with `last` what the epilogue adds to them:
 // rows are a page or so apart, and those of sparse weights out of order, so no hardware does it.
+// Without `sums` nothing is read from y: whole lines stored over it need no fetch.
 template <int NB, class Epilogue>
 SC_INLINE void fetch_output(const float* out, const Epilogue& epilogue, int64_t row, int64_t col,
-                            bool last) {
+                            bool last, bool sums = true) {
 #pragma GCC unroll 16
   for (int j = 0; j < NB * W; j += 16) {
-    __builtin_prefetch(out + j, 1);
+    if (sums) __builtin_prefetch(out + j, 1);
     if (last) fetch_operands(epilogue, row, col + j, 0);
   }
 }

@@ -265,7 +265,7 @@ class Lowering:
         *,
         groups: int = 1,
         taps: int = 0,
-        strided: bool = False,
+        image: tuple[Dim, ...] = (),
         type_: TensorType | None = None,
     ) -> int:
         """Number of a constant, stored as `kind` (see `WeightEntry`), expanded to `type_`."""
@@ -274,7 +274,7 @@ class Lowering:
         key = (name, kind, type_)
         if key not in self.weights:
             per_shape = name not in self.graph.weight_time or kind in ("planes", "mask")
-            of_conv = (groups, taps, per_shape, carried, strided)
+            of_conv = (groups, taps, per_shape, carried, image)
             self.weights[key] = WeightEntry(name, type_, kind, *of_conv)
         return list(self.weights).index(key)
 

@@ -123,7 +123,8 @@ def _reduce(low: Lowering, node: Node) -> None:
         args = (1, x.rows, 1, Columns(x.space), to, source(x), finish)
         low.emit(f"reduce_rows<{kernel}>", "reduce.h", args, node.name)
         return
-    samples = Samples(low.per_sample(source_type.shape[0], node.inputs[0]))
+    batch = layout.inner[0] if layout is not None else 0
+    samples = Samples(low.per_sample(source_type.shape[batch], node.inputs[0]))
     columns = product(source_type.shape[d] for d in op.dims)
     finish = Struct("Divided", (columns,)) if mean else SAME
     args_ = (x.rows, samples, columns, to, source(x), finish)

@@ -55,7 +55,17 @@ def _upsample(low: Lowering, node: Node) -> None:
         raise CodegenError("not an upsample", node=print_node(node))
     x, to = low.planes(node.inputs[0], node), low.result(node)
     sizes = _geometry(low, node, "Resample")
-    scales = tuple(map(float, op.scales)) or (0.0,) * len(op.size)
+    # where a size stays, torch copies whatever the scale: always between pixels, else of images
+    copied = op.mode == "linear" or (op.mode == "nearest" and len(op.size) == 2)
+    scales = tuple(
+        0.0 if copied and before == after else float(scale)
+        for scale, before, after in zip(
+            op.scales or (0.0,) * len(op.size),
+            low.type(node.inputs[0]).shape[2:],
+            op.size,
+            strict=True,
+        )
+    )
     padded = Struct("", ((0.0,) * (3 - len(scales)) + scales))
     geometry = Struct("Resample", (*sizes.fields, padded))
     linear = op.mode == "linear"

@@ -84,9 +84,9 @@ def _conv(low: Lowering, node: Node) -> None:
         args = (packed, window, x, Written(to), scratch, functor)
         low.emit("conv_winograd", "winograd.h", args, node.name, flops=flops)
         return
-    strided = max(op.stride) > 1
+    image = op.plain_image(weight, low.type(node.name))
     packed = Weight(
-        low.weight(node.inputs[1], "packed", groups=op.groups, taps=int(taps), strided=strided)
+        low.weight(node.inputs[1], "packed", groups=op.groups, taps=int(taps), image=image)
     )
     if as_stem(op, weight, _sizes(low, node.name)):
         scratch = Scratch("stem_scratch_floats", (packed, window))

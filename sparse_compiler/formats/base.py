@@ -183,8 +183,9 @@ class Format:
         """Those of them in the first part of a split."""
         return 0
 
-    def cost_of(self, shape: Shape) -> Cost | None:
-        """The cost of the kernel that runs this shape; None where there is none."""
+    def cost_of(self, shape: Shape, vector: int) -> Cost | None:
+        """The cost of the kernel that runs this shape with so many floats per vector; None where
+        there is none."""
         if isinstance(shape, ConvShape):
             return self.conv
         small = self.decode is not None and shape.n <= self.decode_columns
@@ -192,12 +193,12 @@ class Format:
 
     def linear_ns(self, shape: LinearShape, machine: Machine, threads: int) -> float:
         """Predicted time of a linear in nanoseconds."""
-        cost = self.cost_of(shape)
+        cost = self.cost_of(shape, machine.vector)
         return math.inf if cost is None else cost.ns(shape, machine, threads)
 
     def conv_ns(self, shape: ConvShape, machine: Machine, threads: int) -> float:
         """Predicted time of a convolution in nanoseconds; infinite where no kernel can run it."""
-        cost = self.cost_of(shape)
+        cost = self.cost_of(shape, machine.vector)
         return math.inf if cost is None else cost.ns(shape, machine, threads)
 
 

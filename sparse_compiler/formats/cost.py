@@ -16,15 +16,17 @@ from typing import Any, Protocol, TypeAlias
 import sympy
 
 from ..ir.refusal import No
+from .bands import bands_of
 from .coefficients import COEFFICIENTS
 
-m, k, nnz, stored, apart, P, taps, groups, strided, T, W = SYMBOLS = sympy.symbols(
-    "m k nnz stored apart P taps groups strided T W", nonnegative=True
+m, k, nnz, stored, apart, P, taps, groups, strided, sums, panels, T, W = SYMBOLS = sympy.symbols(
+    "m k nnz stored apart P taps groups strided sums panels T W", nonnegative=True
 )
 """Rows and columns of the weight (channels of a group times taps), its non-zeros, the elements that
 the format stores with padding, those of them in the first part of a split, columns of activations,
 taps of a kernel (1 for a linear), groups, 1 where neighbours in the output are not neighbours in
-the input, threads, floats per vector."""
+the input, vectors of sums and panels where bands of image rows serve the layer (bands.py; else 0),
+threads, floats per vector."""
 
 Terms: TypeAlias = tuple[tuple[str, sympy.Expr], ...]
 """Names, and expressions over `SYMBOLS`."""
@@ -77,6 +79,10 @@ class Machine:
         """Why the better of a format's kernels cannot run a layer, where it has two."""
         return None
 
+    def dense_flops_per_ns(self, threads: int) -> float:
+        """The peak at which a dense layer is computed."""
+        return self.flops_per_ns * threads
+
     def without_memory(self) -> Machine:
         """The same with memory that costs nothing."""
         return replace(self, bytes_per_ns=1e9, cache_bytes_per_ns=1e9)
@@ -94,12 +100,12 @@ class Machine:
     def scale_of(self, kernel: str) -> float:
         """Time of a kernel relative to the reference core: measured, else that of a multiply-add.
 
-        A kernel that was not measured takes after the mean of those that were.
+        A kernel that was not measured takes after csr's for such layers, so that an error in it
+        changes no choice between sparse formats; or after the mean of all.
         """
-        found = self._scales.get(kernel)
-        if found is not None:
-            return found
-        return self._scales.get("", self.slowness)
+        layer = kernel.partition("_")[0]
+        keys = (kernel, f"{layer}_csr", "")
+        return next((self._scales[key] for key in keys if key in self._scales), self.slowness)
 
     def torch_coefficients(self, kernel: str) -> tuple[float, ...] | None:
         """What calibration measured for a kernel of torch's."""
@@ -125,7 +131,7 @@ class LinearShape:
         """The values of `SYMBOLS`."""
         stored = self.nnz if self.stored is None else self.stored
         sizes = self.rows, self.columns, self.nnz, stored, self.apart
-        return (*sizes, self.n, 1, 1, 0, threads, vector)
+        return (*sizes, self.n, 1, 1, 0, 0, 0, threads, vector)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ class ConvShape:
 
     columns: channels of a group times taps. strided: neighbours in the output are not neighbours in
     the input (any stride above 1, or an output of another width). stored, apart: as in
-    `LinearShape`.
+    `LinearShape`. image: as `Conv.plain_image` gives it.
     """
 
     rows: int
@@ -146,6 +152,7 @@ class ConvShape:
     strided: bool = False
     stored: int | None = None
     apart: int = 0
+    image: tuple[int, ...] = ()
 
     @property
     def depthwise(self) -> bool:
@@ -155,10 +162,12 @@ class ConvShape:
     def numbers(self, vector: int, threads: int) -> tuple[float, ...]:
         """The values of `SYMBOLS`."""
         stored = self.nnz if self.stored is None else self.stored
-        flag = int(self.strided)
+        bands = bands_of(self.rows, self.image, vector, self.groups)
+        samples = self.n / math.prod(self.image)
+        cut = (bands.sums * samples, bands.panels * samples) if bands else (0, 0)
         return (
             *(self.rows, self.columns, self.nnz, stored, self.apart, self.n),
-            *(self.taps, self.groups, flag, threads, vector),
+            *(self.taps, self.groups, int(self.strided), *cut, threads, vector),
         )
 
 

@@ -7,8 +7,25 @@ from typing import Any
 
 import sympy
 
+from .bands import bands_of
 from .base import FORMATS, Format, Tiling, lines
-from .cost import CONV_COPIES, DENSITY, VECTORS, Cost, P, T, W, ceil_div, k, m, nnz, strided, taps
+from .cost import (
+    CONV_COPIES,
+    DENSITY,
+    VECTORS,
+    ConvShape,
+    Cost,
+    Shape,
+    T,
+    W,
+    ceil_div,
+    k,
+    m,
+    nnz,
+    panels,
+    sums,
+    taps,
+)
 from .decode import DECODE_INDEX
 
 BYTES_PER_NONZERO = 6  # a 16-bit index and a 32-bit value
@@ -42,7 +59,7 @@ _WIDE = sympy.Eq(taps, 1) & sympy.Eq(W, 16) & ((k <= 96) | ((DENSITY >= 0.15) & 
 """Whether `conv_tiles` takes panels of 7 vectors: what they cost in tiles is little."""
 _KILOBYTES = sympy.Piecewise(
     (42, _WIDE),
-    (_by_density(56, 80, 128), sympy.Eq(taps, 1)),
+    (_by_density(56, 60, 128), sympy.Eq(taps, 1)),
     (_by_density(37, 60, 120), W > 8),
     (_by_density(48, 110, 192), True),
 )
@@ -53,17 +70,33 @@ _CONV_PANELS = sympy.Piecewise(
 )
 _ROW_BYTES = 4 * W * ceil_div(VECTORS, _CONV_PANELS)
 """Of a panel."""
-_BY_COLUMNS = (
-    (sympy.Eq(taps, 9) & sympy.Eq(W, 16) & (strided < 1) & (P >= 49))
-    & sympy.Eq(sympy.Mod(k, 36), 0)
-    & (DENSITY * sympy.Min(k, 576) >= 24)
-)
-"""Whether `conv_tiles` sorts by columns of the kernel, in tiles of up to 64 channels."""
-_CONV_TILES = sympy.Piecewise(
-    (ceil_div(k, 576), _BY_COLUMNS),
-    (ceil_div(k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 1024 / _ROW_BYTES / taps))), True),
+_CONV_TILES = ceil_div(
+    k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 1024 / _ROW_BYTES / taps))
 )
 """Tiles of the weight's columns, about as `conv_tiles` cuts them."""
+_BAND_TILES = ceil_div(k, 576)
+_PADDING = 4.5  # zeros of a row of a tile in bands
+
+CONV_BANDS = Cost(
+    "conv_csr_bands",
+    (
+        ("inner", (nnz + _PADDING * m * _BAND_TILES) * sums / T),
+        ("row", m * _BAND_TILES * sums / T),
+        ("start", m * _BAND_TILES * panels / T),
+        ("copy", k / 9 * (sums + 2 * panels) / T),
+    ),
+    bytes=BYTES_PER_NONZERO * nnz,
+    guess=(0.15, 1.5, 30.0, 1.0),
+)
+"""3 x 3 over bands of image rows (conv_bands.h), in tiles of up to 64 channels."""
+
+
+def _in_bands(shape: ConvShape, vector: int) -> bool:
+    """Whether `conv_tiles` in pack_csr.cpp sorts by columns of the kernel."""
+    deep = shape.columns % 36 == 0 and shape.nnz * min(shape.columns, 576) >= 24 * (
+        shape.rows * shape.columns
+    )
+    return deep and bands_of(shape.rows, shape.image, vector, shape.groups) is not None
 
 
 class Csr(Format):
@@ -93,6 +126,11 @@ class Csr(Format):
         ),
         bytes=BYTES_PER_NONZERO * nnz,
     )
+
+    def cost_of(self, shape: Shape, vector: int) -> Cost | None:
+        if isinstance(shape, ConvShape) and _in_bands(shape, vector):
+            return CONV_BANDS
+        return super().cost_of(shape, vector)
 
     def ideal_bits(self, rows: int, columns: int, nnz: int, bits: int) -> float:
         index = nnz * math.ceil(math.log2(columns)) if columns > 1 else 0

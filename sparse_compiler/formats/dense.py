@@ -52,6 +52,8 @@ _CONV_TILES = sympy.Piecewise(
 
 WINOGRAD_CHANNELS = 32
 """Inputs and outputs each, from which on a 3 x 3 convolution goes by Winograd's algorithm."""
+WINOGRAD_LINE = 7
+"""Height and width of an image, from which on it does."""
 
 CONV_WINOGRAD = Cost(
     "conv_winograd",
@@ -68,7 +70,8 @@ CONV_WINOGRAD = Cost(
 
 def _winograd(shape: ConvShape) -> bool:
     wide = min(shape.rows, shape.columns // 9) >= WINOGRAD_CHANNELS
-    return shape.taps == 9 and shape.groups == 1 and not shape.strided and wide
+    large = min(shape.image, default=0) >= WINOGRAD_LINE
+    return shape.groups == 1 and wide and large
 
 
 class Dense(Format):
@@ -97,10 +100,10 @@ class Dense(Format):
         bytes=4 * m * k,
     )
 
-    def cost_of(self, shape: Shape) -> Cost | None:
+    def cost_of(self, shape: Shape, vector: int) -> Cost | None:
         if isinstance(shape, ConvShape) and self.values == "fp32" and _winograd(shape):
             return CONV_WINOGRAD
-        return super().cost_of(shape)
+        return super().cost_of(shape, vector)
 
     def ideal_bits(self, rows: int, columns: int, nnz: int, bits: int) -> float:
         return float(rows * columns * bits)

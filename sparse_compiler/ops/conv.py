@@ -75,6 +75,12 @@ class Conv(TakesEpilogue):
         found = tuple(self._size(i, size, kernel[i]) for i, size in enumerate(sizes))
         return check_shape(self, (x.shape[0], outputs, *found))
 
+    def plain_image(self, weight: TensorType, result: TensorType) -> tuple[Dim, ...]:
+        """Height and width of the images of a 3 x 3 convolution that keeps them, taking each pixel
+        with its eight neighbours; empty for every other convolution."""
+        plain = {self.stride, self.dilation, self.padding} == {(1, 1)} and not self.transposed
+        return result.shape[2:] if plain and weight.shape[2:] == (3, 3) else ()
+
     def _size(self, i: int, size: Dim, kernel: int) -> Dim:
         stride, padding, dilation = self.stride[i], self.padding[i], self.dilation[i]
         if not self.transposed:

@@ -45,7 +45,7 @@ def one_column(tensors: tuple[TensorType, ...], result: Type) -> No | None:
         return No("many_columns", f"{result.shape} has many columns: planes are for them")
     if any(t.dtype != "f32" for t in (result, *tensors)):
         return No("dtype_unsupported", "kernels compute in f32")
-    spread = next((t for t in tensors if t.numel not in (1, t.shape[-1])), None)
+    spread = next((t for t in tensors if t.numel != 1 and t.numel != t.shape[-1]), None)
     return None if spread is None else No("broadcast", f"an operand of shape {spread.shape}")
 
 

@@ -45,7 +45,11 @@ def machine_to_itself(path: Path | None) -> Iterator[None]:
 def timed_executor(lowered: Lowered, weights: LiveWeights, options: Options) -> Executor:
     """The program of `lowered`, compiled with clocks, on the weights as they are now."""
     program = lowered.program
-    values = program_values(program, lowered.source, weights.tensors)
+    values = program_values(program, lowered.source, weights.on_cpu().tensors)
+    if options.target != "cpu":
+        from .gpu_road import timed_on
+
+        return timed_on(lowered, values, weights.tensors, options)
     segments: list[NativeSegment] = []
     if program.segments:
         toolchain = toolchain_for(options)
@@ -64,6 +68,7 @@ def timed_executor(lowered: Lowered, weights: LiveWeights, options: Options) -> 
 def layer_times(executor: Executor, inputs: Sequence[torch.Tensor], runs: int) -> dict[str, float]:
     """Least nanoseconds of each call with a packed weight, by the graph value that it computes."""
     best: dict[str, float] = {}
+    inputs = [x.to(executor.device) for x in inputs]
     with torch.no_grad():
         for i in range(_WARM_UP + runs):
             for segment in executor.segments:

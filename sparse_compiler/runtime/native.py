@@ -136,7 +136,7 @@ class NativeSegment:
         choice of tiles.
         """
         columns = expected_columns(self.segment, hints)
-        self._weights = hold_weights(self.segment, values, columns, self._packer)
+        self._weights = hold_weights(self.segment, values, columns, self._packer, hints)
         self._bound.clear()
 
     def share_weights(self, other: NativeSegment) -> None:

@@ -13,6 +13,7 @@ import torch
 from ..codegen.cpu.build import Toolchain, build, load_library, support_source
 from ..codegen.plan import lines
 from ..errors import CodegenError
+from ..formats.bands import bands_of
 from ..formats.base import FORMATS, VALUE_TYPES
 from ..ir.types import TensorType
 
@@ -79,7 +80,7 @@ class Layer(ctypes.Structure):
     _fields_: ClassVar = [
         *((name, ctypes.c_int64) for name in ("M", "K", "nnz", "n", "taps")),
         ("width", ctypes.c_int32),
-        ("strided", ctypes.c_int32),
+        ("banded", ctypes.c_int32),
     ]
 
 
@@ -115,17 +116,17 @@ class Packer:
         groups: int = 1,
         taps: int = 0,
         place: Place = aligned_bytes,
-        strided: bool = False,
+        image: tuple[int, ...] = (),
     ) -> torch.Tensor:
         """The blob of an fp32 [M, K, ...] weight, as uint8, tiled for that many columns.
 
-        groups, taps, strided: of a convolution; taps 0 for a linear. place: gives the memory for
-        it. Raises `CodegenError` where the packer refuses the weight.
+        groups, taps, image: of a convolution, `Conv.plain_image`; taps 0 for a linear. place: gives
+        the memory for it. Raises `CodegenError` where the packer refuses the weight.
         """
         plain = weight.detach().contiguous().reshape(weight.shape[0], -1)
         family = FORMATS[format_].family
         matrix = Matrix(plain.data_ptr(), *plain.shape, plain.shape[1], groups)
-        tiles = self.tiles(format_, plain, columns, groups, taps, strided)
+        tiles = self.tiles(format_, plain, columns, groups, taps, image)
         size_of = self.library[f"sc_{family}_bytes"]
         size_of.restype = ctypes.c_int64
         size = size_of(ctypes.byref(matrix), ctypes.byref(tiles))
@@ -143,12 +144,13 @@ class Packer:
         columns: int,
         groups: int = 1,
         taps: int = 0,
-        strided: bool = False,
+        image: tuple[int, ...] = (),
     ) -> Tiles:
         """How `pack` would pack [M, K] numbers of a linear (taps 0) or a convolution."""
         rows, width = matrix.shape
         nnz = nonzeros(matrix) // groups
-        layer = Layer(rows // groups, width, nnz, columns, taps, self.width, strided)
+        banded = bands_of(rows, image, self.width, groups) is not None
+        layer = Layer(rows // groups, width, nnz, columns, taps, self.width, banded)
         stored = FORMATS[format_]
         tiles = Tiles(0, 0, 0, *stored.parameters, VALUE_TYPES.index(stored.values))
         self.library[f"sc_{stored.family}_tiles"](ctypes.byref(layer), ctypes.byref(tiles))

@@ -62,7 +62,7 @@ def store_constants(
     packer = packer_for(packers)
     for segment in program.segments:
         columns = expected_columns(segment, hints)
-        held = hold_weights(segment, values, columns, packer)
+        held = hold_weights(segment, values, columns, packer, hints)
         constants = []
         for i, entry in enumerate(segment.weights):
             if entry.kind in PACKED:

@@ -15,7 +15,7 @@ import torch
 
 from ..codegen.plan import lines
 from ..codegen.program import Segment, WeightEntry
-from ..ir.types import torch_dtype
+from ..ir.types import evaluate, torch_dtype
 from .decode import FEW, decode_packer_for
 from .packing import (
     ALIGN,
@@ -94,9 +94,16 @@ def constants_read(segment: Segment) -> tuple[list[str], list[str]]:
 
 
 def hold_weights(
-    segment: Segment, values: WeightTimeValues, columns: Mapping[int, int], packer: Packer
+    segment: Segment,
+    values: WeightTimeValues,
+    columns: Mapping[int, int],
+    packer: Packer,
+    hints: Mapping[str, int],
 ) -> HeldWeights:
-    """Packs what does not depend on sizes. columns: those that each packed weight is applied to."""
+    """Packs what does not depend on sizes.
+
+    columns: those that each packed weight is applied to. hints: expected sizes of symbols.
+    """
     _give_back_freed()  # what tracing and passes held, before the peak
     entries = {i: e for i, e in enumerate(segment.weights) if not e.per_shape}
     stream = WeightStream(sum(map(_room, entries.values())))
@@ -118,12 +125,15 @@ def hold_weights(
             held[i] = Held(packer.refer(parts, stream.place), size, tuple(parts), density(parts))
             continue
         value = values.take(entry.name)
-        share = density([value])
+        share, large = density([value]), value.numel() * 4 >= _LARGE
         value = as_multiplied(entry.kind, value)
+        if large:  # what other numbers were made of
+            _give_back_freed()
         conv = (entry.groups, entry.taps)
-        blob = packer.pack(format_, value, wide, *conv, stream.place, entry.strided)
+        image = tuple(evaluate(size, hints) for size in entry.image)
+        blob = packer.pack(format_, value, wide, *conv, stream.place, image)
         held[i] = Held(blob, blob.numel(), (), share)
-        if value.numel() * 4 >= _LARGE:
+        if large:
             del value
             _give_back_freed()
     _give_back_freed()
@@ -147,9 +157,7 @@ def weight_for(
             made = _hold_few(entry, again, packer, aligned_bytes, exact=False)
         else:
             value = as_multiplied(entry.kind, again.take(entry.name))
-            format_ = str(entry.type.format)
-            conv = (entry.groups, entry.taps)
-            blob = packer.pack(format_, value, columns, *conv, strided=entry.strided)
+            blob = packer.pack(str(entry.type.format), value, columns)
             made = Held(blob, blob.numel(), (), density([value]))
         weights.others[index] = made
     return weights.others[index]

@@ -30,6 +30,7 @@ from ..options import Options
 from ..passes.base import TORCH, Candidate
 from ..passes.choose_formats import layer_shape
 from ..passes.provenance import weight_facts
+from .gpu_place import gpu_facts
 from .machine import machine_facts
 from .measure import layer_times, machine_to_itself, timed_executor
 from .pipeline import Lowered, lower_graph
@@ -60,16 +61,23 @@ class TuningCache:
     known: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, options: Options, threads: int) -> TuningCache:
-        """What the file on disk knows; nothing where it is damaged, stale or of another machine."""
+    def open(
+        cls, options: Options, threads: int, gpu: Mapping[str, str] | None = None
+    ) -> TuningCache:
+        """What the file on disk knows; nothing where it is damaged, stale or of another machine.
+
+        gpu: what is known of the one on which layers run, if they do.
+        """
         facts = {
             "schema": SCHEMA,
             "isa": options.isa,
             "threads": threads,
             "kernels": kernel_version(),
             **machine_facts(),
+            **(gpu or {}),
         }
-        path = options.cache_dir / f"tuning-{options.isa}-{threads}.json"
+        name = f"{gpu['arch']}-{gpu['dtype']}" if gpu else f"{options.isa}-{threads}"
+        path = options.cache_dir / f"tuning-{name}.json"
         cache = cls(path, facts)
         cache.known = cache.read()
         return cache
@@ -163,7 +171,8 @@ def tune(
         with shown_progress() as shown:
             return tune(graph, weights, options, hints, inputs, shown)
     lowered = lower_graph(graph, weights, options, hints)
-    cache = TuningCache.open(options, torch.get_num_threads())
+    gpu = gpu_facts(options, weights.tensors)
+    cache = TuningCache.open(options, torch.get_num_threads(), gpu)
     keys = {name: layer_key(lowered, name) for name in _native_layers(lowered)}
     tried = {name: leading(lowered.context.candidates[name]) for name in keys}
     missing = {

@@ -16,16 +16,25 @@ static float* aligned(std::vector<float>& memory) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~63ull);
 }
 
-extern "C" {
-
 // numbers: samples, in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], transposed.
-void conv(int threads, const void* packed, const int64_t* numbers, const float* x, int64_t ldx,
-          float* y, int64_t ldy, const float* bias) {
+static Window window(const int64_t* numbers) {
   Window w{};
   w.samples = *numbers++;
   for (int64_t* field : {w.in, w.out, w.kernel, w.stride, w.dilation, w.pad})
     for (int d = 0; d < 3; d++) field[d] = *numbers++;
   w.transposed = *numbers != 0;
+  return w;
+}
+
+extern "C" {
+
+int runs_in_bands(const void* packed, const int64_t* numbers) {
+  return in_bands(static_cast<const PackedHeader*>(packed), window(numbers));
+}
+
+void conv(int threads, const void* packed, const int64_t* numbers, const float* x, int64_t ldx,
+          float* y, int64_t ldy, const float* bias) {
+  const Window w = window(numbers);
   Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {

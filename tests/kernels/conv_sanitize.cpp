@@ -109,6 +109,8 @@ static void check(const Shape& s, const AnyFormat& f) {
   const int unit = f.bytes == sc_bitmap_bytes ? 64 : std::max(f.q, 1);
   if (pick(0, 1))
     tiles.k_tile = int(pick(1, 40) + unit - 1) / unit * unit, tiles.panel_vectors = int(pick(1, 8));
+  if (f.bytes == sc_block_bytes && f.p >= 4 && pick(0, 1))  // whole channels
+    tiles.k_tile = int(s.taps() * f.q * pick(1, 3));
   if (f.bytes == sc_csr_bytes) {  // by columns of the kernel, or not
     tiles.p = s.taps() == 9 && K % 36 == 0 ? 3 : 0;
     if (tiles.p) tiles.k_tile = int(36 * pick(1, 3));
@@ -147,7 +149,7 @@ static void check(const Shape& s, const AnyFormat& f) {
   std::free(blob);
 }
 
-// A 3 x 3 convolution that conv_bands.h may take.
+// A 3 x 3 convolution that conv_bands.h or conv_flat.h may take.
 static Shape image_shape() {
   const int64_t stride = pick(1, 2), high = pick(7, 33), wide = pick(7, 33), pad = pick(0, 2);
   return {pick(1, 2), {1, high, wide},
@@ -159,6 +161,8 @@ static Shape image_shape() {
 int main(int argc, char** argv) {
   const int count = argc > 1 ? std::atoi(argv[1]) : 150;
   for (int i = 0; i < count / 10; i++) check(image_shape(), kAnyFormat[0]);
+  const AnyFormat blocks[] = {kAnyFormat[3], kAnyFormat[4], kAnyFormat[8], kAnyFormat[10]};
+  for (int i = 0; i < count / 10; i++) check(image_shape(), blocks[i % std::size(blocks)]);
   for (int i = 0; i < count;) {
     Shape s;
     if (!random_shape(s)) continue;

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sparse_compiler.formats.bands import bands_of
 from sparse_compiler.formats.base import FORMATS, Format
 from sparse_compiler.runtime.packing import Layer, Matrix, Tiles
 from tests.kernels.native import EACH_WIDTH, NATIVE, Libraries
@@ -129,7 +130,7 @@ def pack(lib: ctypes.CDLL, format_: Format, width: int, case: Conv, matrix: Tens
     taps, n = math.prod(case.kernel), case.batch * math.prod(case.out)
     nnz = int(matrix.count_nonzero()) // case.groups
     tiles = Tiles(0, 0, 0, *format_.parameters, 0)
-    layer = Layer(m // case.groups, k, nnz, n, taps, width, case.stride > 1)
+    layer = Layer(m // case.groups, k, nnz, n, taps, width, case.by_columns)
     family = format_.family
     lib[f"sc_{family}_tiles"](ctypes.byref(layer), ctypes.byref(tiles))
     if case.k_tile:
@@ -211,6 +212,12 @@ CASES = {
     "dilation": replace(IMAGE, dilation=3, padding=3),
     "dilation beyond the image": replace(IMAGE, dilation=12, padding=12),
     "1x1": replace(IMAGE, kernel=(1, 1), padding=0, channels=40, rows=50, size=(14, 14)),
+    "1x1, rows read often": replace(
+        IMAGE, kernel=(1, 1), padding=0, channels=40, rows=100, size=(9, 13), density=0.9
+    ),
+    "1x1, few rows of many channels": replace(
+        IMAGE, kernel=(1, 1), padding=0, channels=150, rows=80, batch=2, k_tile=40, panel=3
+    ),
     "1x1, padded": replace(IMAGE, kernel=(1, 1), padding=1),
     "1x1, stride 2": replace(IMAGE, kernel=(1, 1), padding=0, stride=2, size=(28, 28)),
     "groups": replace(IMAGE, channels=12, rows=18, groups=3),
@@ -285,13 +292,64 @@ def test_by_columns_of_the_kernel(
         check(conv_libraries[width], width, case, threads)
 
 
-@pytest.mark.parametrize("strided", [False, True])
-def test_only_stride_1_is_packed_by_columns(
-    conv_libraries: dict[int, ctypes.CDLL], strided: bool
+@pytest.mark.parametrize("rows", [64, 2048])
+def test_bands_are_expected_where_they_run(
+    conv_libraries: dict[int, ctypes.CDLL], rows: int
 ) -> None:
-    tiles, layer = Tiles(), Layer(64, 64 * 9, 64 * 173, 196, 9, 16, strided)
+    """What the packer and the cost model are told is what conv_bands.h does."""
+    library, width = conv_libraries[NATIVE], NATIVE
+    case = replace(COLUMNS, rows=rows, channels=4)
+    blob = pack(library, FORMATS["csr"], width, case, case.weight().flatten(1))
+    packed, found = ctypes.c_void_p(blob.data_ptr()), set()
+    for size in ((h, w) for h in (1, 5, 7, 14, 30, 200) for w in range(1, 260)):
+        runs = bool(library.runs_in_bands(packed, replace(case, size=size).numbers()))
+        assert runs or bands_of(rows, size, width) is None, size
+        assert width != 16 or runs == (bands_of(rows, size, width) is not None), size
+        found.add(runs)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("banded", [False, True])
+def test_only_what_runs_in_bands_is_packed_by_columns(
+    conv_libraries: dict[int, ctypes.CDLL], banded: bool
+) -> None:
+    tiles, layer = Tiles(), Layer(64, 64 * 9, 64 * 173, 196, 9, 16, banded)
     conv_libraries[NATIVE].sc_csr_tiles(ctypes.byref(layer), ctypes.byref(tiles))
-    assert tiles.p == (0 if strided else 3)
+    assert tiles.p == (3 if banded else 0)
+
+
+FLAT = replace(IMAGE, channels=8, rows=37, k_tile=36, panel=3)
+FLATS = {
+    "7": replace(FLAT, size=(7, 7)),
+    "7, batch": replace(FLAT, size=(7, 7), batch=3, channels=20, k_tile=0),
+    "14, a last vector of one pixel": replace(FLAT, size=(14, 14), channels=24, k_tile=72),
+    "14, one tile": replace(FLAT, size=(14, 14), density=1.0, k_tile=0),
+    "28, batch": replace(FLAT, size=(28, 28), batch=2),
+    "56": replace(FLAT, size=(56, 56)),
+    "rows of a whole vector": replace(FLAT, size=(9, 16), rows=3),
+    "many bands": replace(FLAT, size=(40, 90), channels=20, k_tile=0),
+    "no padding": replace(FLAT, size=(16, 30), padding=0),
+    "more padding than needed": replace(FLAT, size=(12, 10), padding=2),
+    "5x5": replace(FLAT, size=(13, 15), kernel=(5, 5), padding=2, k_tile=50),
+    "dilation": replace(FLAT, size=(14, 21), dilation=2, padding=2),
+    "1-D": replace(FLAT, size=(100,), kernel=(5,), padding=2, k_tile=10),
+    "windows: stride 2": replace(FLAT, size=(29, 57), stride=2, batch=2),
+    "windows: tiles that cut channels": replace(FLAT, size=(14, 14), k_tile=16),
+    "windows: a narrow image": replace(FLAT, size=(30, 2)),
+    "nearly empty": replace(FLAT, size=(14, 14), density=0.01, rows=70),
+}
+
+
+@pytest.mark.parametrize("width", EACH_WIDTH)
+@pytest.mark.parametrize("case", FLATS.values(), ids=FLATS.keys())
+def test_blocks_over_flat_images(
+    conv_libraries: dict[int, ctypes.CDLL], case: Conv, width: int
+) -> None:
+    for threads, format_ in (
+        *((t, "block_4x1") for t in (1, 2, 3)),
+        *((2, name) for name in ("block_8x1", "block_16x1", "block_4x4", "sorted_8x1")),
+    ):
+        check(conv_libraries[width], width, case, threads, 0, format_)
 
 
 @pytest.mark.parametrize("size", [(256, 64, 0.1), (256, 1024, 0.3), (256, 1024, 0.1)])

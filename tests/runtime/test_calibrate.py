@@ -11,6 +11,7 @@ from sparse_compiler.formats.cost import Machine
 from sparse_compiler.options import Options
 from sparse_compiler.runtime import calibrate as module
 from sparse_compiler.runtime.calibrate import calibration_path, stored_machine
+from sparse_compiler.runtime.calibration_layers import Figures
 from sparse_compiler.runtime.machine import assumed_machine, machine_for
 
 FIGURES = {
@@ -36,7 +37,8 @@ def test_figures_come_back(options) -> None:
     machine = stored_machine(options, 2)
     assert machine is not None
     assert machine.scale_of("linear_csr") == 2.0
-    assert machine.scale_of("linear_block_4") == 1.5, "not measured: as the others"
+    assert machine.scale_of("linear_block_4") == 2.0, "not measured: as csr for such layers"
+    assert machine.scale_of("conv_block_4") == 1.5, "none of such layers measured: as all others"
     assert machine.torch_coefficients("torch_linear") == (4000.0, 0.3, 0.01)
     assert machine.bytes_per_ns == 20.0
 
@@ -45,7 +47,7 @@ def test_nothing_there(options) -> None:
     assert stored_machine(options, 2) is None
 
 
-@pytest.mark.parametrize("fact", ["cpu", "torch", "kernels", "threads", "isa", "cores", "schema"])
+@pytest.mark.parametrize("fact", ["cpu", "torch", "kernels", "threads", "isa", "cores", "schema", "costs"])
 def test_a_foreign_or_stale_file_is_refused(options, fact) -> None:
     write(options, facts={**module._facts(options, 2), fact: "another"})
     assert stored_machine(options, 2) is None
@@ -99,8 +101,8 @@ def test_a_stale_file_is_made_again(options, monkeypatch) -> None:
 def test_a_busy_machine_is_measured_again_after_an_hour(options, monkeypatch, caplog) -> None:
     """Figures that cannot be are not kept, but that they were is: each process would lose time."""
     caplog.set_level("INFO", "sparse_compiler")
-    monkeypatch.setattr(module, "_torch_samples", lambda: ({}, 1.0))
-    monkeypatch.setattr(module, "_scales", lambda *a: {"": 1.0, "linear_csr": 1e4})
+    figures = Figures({"linear_dense": 1.0, "linear_csr": 1e4}, {}, 20.0, 50.0, 1.0)
+    monkeypatch.setattr(module, "measure", lambda *a: figures)
     assert module.calibrate(options, 2) == assumed_machine(options)
     (said,) = [r for r in caplog.records if "busy" in r.message]
     assert (said.levelname, said.message.split()[0]) == ("INFO", "calibration:")
