@@ -44,6 +44,8 @@ class Context:
     path, or under "" for all. measured: nanoseconds of a layer by format, as (layer, format).
     hosted: Inductor runs what we leave, not torch's eager mode.
 
+    lacks: why the target has no kernel for a node, which is left to torch then, by its value.
+
     numbers: of the parameters, for what is stored of them. params: the same where what the graph
     computes may depend on them, None where it may not. pinned: values that a host
     reads, which keep their shape. structure: what was taken out of the graph.
@@ -62,6 +64,7 @@ class Context:
     formats: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[tuple[str, str], float] = field(default_factory=dict)
     hosted: bool = False
+    lacks: Mapping[str, No] = field(default_factory=dict)
     value_errors: dict[str, float] = field(default_factory=dict)
     numbers: Mapping[str, torch.Tensor] | None = None
     params: Mapping[str, torch.Tensor] | None = None

@@ -36,7 +36,7 @@ class ChooseLayouts(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         if any(isinstance(node.op, Relayout) for node in graph.nodes):
             return graph
-        choices = candidates(graph)
+        choices = candidates(graph, context.lacks)
         plan, lost = _plan(graph, choices, context)
         for name, choice in choices.items():
             reason = lost.get(name, choice.refusal)

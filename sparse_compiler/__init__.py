@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import tvm
-    from .api import compile, export, inspect, load, metrics, shrink, sparsify
+    from .api import compile, export, inspect, load, shrink
     from .compiled import Compiled
-    from .inspector.coupled import find_groups
+    from .inspector.coupled import find_groups, metrics, sparsify
     from .inspector.report import Report
     from .pruning import (
         BatchNormScale,
@@ -39,9 +39,9 @@ _HOMES = {
     "export": "api",
     "inspect": "api",
     "load": "api",
-    "metrics": "api",
+    "metrics": "inspector.coupled",
     "shrink": "api",
-    "sparsify": "api",
+    "sparsify": "inspector.coupled",
     "find_groups": "inspector.coupled",
     "BatchNormScale": "pruning",
     "Magnitude": "pruning",

@@ -1,4 +1,4 @@
-"""The public functions: compile, export, load, inspect, sparsify, shrink, metrics."""
+"""The public functions that compile: compile, export, load, inspect, shrink."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .errors import UnsupportedError, first_line
 from .formats.gpu_arch import find_arch
 from .frontends.export import ExportedModel, export_module, import_program
 from .frontends.foreign import import_foreign, is_foreign
-from .inspector.coupled import metrics, sparsify
 from .inspector.report import Report, report_of
 from .ir.interpret import bind_inputs
 from .options import Options
+from .runtime.gpu_place import placed
 from .runtime.pipeline import Pipeline, lower_graph
 from .runtime.plain import PlainModule
 from .runtime.weights import LiveWeights
@@ -37,7 +37,7 @@ def compile(
     dynamic_shapes: Any = None,
     mode: str = "default",
     weights: str = "fp32",
-    target: str = "cpu",
+    target: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Compiled:
     """Compiles a model in this process, without Dynamo.
@@ -46,16 +46,19 @@ def compile(
     or `.onnx` file, or of a Relax module as script (`.py`) or JSON. args, kwargs: example
     arguments, as the model takes them. dynamic_shapes: as `torch.export.export` takes it; such
     dimensions stay symbolic. Of an ONNX file, the names of the axes that stay so, see docs/onnx.md.
-    options: see `sparse_compiler.options.Options`.
+    target: "cpu", "cuda", or a GPU by its compute capability as "cuda:90"; left out, it is where
+    the model lies. options: see `sparse_compiler.options.Options`.
 
     Raises `UnsupportedError` for a model that cannot be traced or imported, `OptionError`,
     `ToolchainError`.
     """
-    settings = Options.from_dict(
-        {"mode": mode, "weights": weights, "target": target, **(options or {})}
-    )
+    asked = {"mode": mode, "weights": weights, **({"target": target} if target else {})}
+    asked |= options or {}
+    settings = Options.from_dict(asked)
     settings.configure_logging()
     exported, module, eager = _traced(model, args, kwargs, dynamic_shapes)
+    params = exported.imported.params.values()
+    settings = placed(settings, params, named="target" in asked)
     live = LiveWeights(exported.imported.params, module)
     hints, sample = _example(exported, args, kwargs, settings)
     if settings.mode == "max-autotune":
@@ -130,6 +133,8 @@ def inspect(
         return model_or_compiled.inspect()
     settings = Options.from_dict(options or {})
     exported, module, _ = _traced(model_or_compiled, args, kwargs, dynamic_shapes)
+    params = exported.imported.params.values()
+    settings = placed(settings, params, named="target" in (options or {}))
     weights = LiveWeights(exported.imported.params, module)
     hints, _ = _example(exported, args, kwargs, settings)
     lowered = lower_graph(exported.imported.graph, weights, settings, hints)
@@ -211,4 +216,4 @@ def _example(
     return hints, tuple(inputs) if settings.verify >= 2 else None
 
 
-__all__ = ["compile", "export", "inspect", "load", "metrics", "shrink", "sparsify"]
+__all__ = ["compile", "export", "inspect", "load", "shrink"]

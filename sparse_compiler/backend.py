@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import fx
 
 from .errors import UnsupportedError
@@ -21,6 +22,7 @@ from .inspector.profile import print_at_exit, profile_of_segments
 from .inspector.report import Report, report_of
 from .ir.refusal import No
 from .options import Options
+from .runtime.gpu_place import placed
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,9 @@ def sparse_compiler(
     refusal = refuse_training(gm, example_inputs)
     if refusal is not None:
         return _with_inductor(gm, example_inputs, CompileReport(refusal))
+    tensors = [x for x in example_inputs if isinstance(x, torch.Tensor)]
     try:
+        chosen = placed(chosen, tensors, named="target" in values)
         return _compile(gm, example_inputs, chosen)
     except UnsupportedError as error:
         refusal = No("unsupported", str(error))
@@ -86,6 +90,7 @@ def _compile(
         hints = dynamo.size_hints(deferred.fake_inputs)
         segments, lowered = build_segments(imported.graph, imported.params, options, hints)
         report = report_of(lowered)
+    _refuse_elsewhere(imported, segments)
     if not segments:
         # Other weights, with other zeros, are a decision of their own.
         dynamo.guard_identity(s for s in statics.values() if s.tensor.dim() >= 2)
@@ -109,6 +114,19 @@ def _compile(
         return winner
     _note(CompileReport(None, len(segments), report))
     return call
+
+
+def _refuse_elsewhere(imported: Imported, segments: Sequence[Any]) -> None:
+    """Raises `UnsupportedError` for a segment that would read what lies on another device."""
+    for segment in segments:
+        for name in segment.inputs:
+            found = imported.origin[name].meta["val"].device
+            if found != segment.device:
+                raise UnsupportedError(
+                    f"%{name} lies on {found}",
+                    why=f"its segment was compiled for {segment.device}",
+                    fix="move the model and its inputs to one device",
+                )
 
 
 def _guard_weights(imported: Imported, segments: Sequence[Any], statics: Mapping[int, Any]) -> None:

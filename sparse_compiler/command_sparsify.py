@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from . import api, terminal
+from . import terminal
 from .commands import Example
 from .errors import UnsupportedError
 from .files import replacing
 from .frontends.foreign import is_foreign
 from .frontends.program_layers import module_of_layers, with_weights
+from .inspector.coupled import sparsify
 from .options import nearest
 from .pruning import CRITERIA, Metrics, Recipe, load_recipe, metrics
 from .pruning.masks import make_plain
@@ -90,9 +91,7 @@ def sparsify_model(
         module = _module(source, model)
     batches = _batches(data) if data else _no_data(recipe)
     began = time.perf_counter()
-    masked = api.sparsify(
-        module, recipe, batches, inplace=True, args=source.args, kwargs=source.kwargs
-    )
+    masked = sparsify(module, recipe, batches, inplace=True, args=source.args, kwargs=source.kwargs)
     seconds = time.perf_counter() - began
     make_plain(masked)
     found = metrics(masked)

@@ -89,7 +89,11 @@ class Options:
     )
     target: str = field(
         default="cpu",
-        metadata=_about("What the code runs on.", str, choices=("cpu", "cuda")),
+        metadata=_about(
+            "What the code runs on; `cuda` the GPU at hand, a number its compute capability.",
+            str,
+            choices=("cpu", "cuda", "cuda:80", "cuda:90", "cuda:100", "hip:gfx942"),
+        ),
     )
     isa: str = field(
         default="native",
@@ -176,6 +180,14 @@ class Options:
             env=("SPARSE_COMPILER_CXX", "CXX"),
             optional=True,
             shown=f"the first of {', '.join(COMPILERS)} found",
+        ),
+    )
+    cuda_graphs: bool = field(
+        default=True,
+        metadata=_about(
+            "On a GPU, replay the launches of a segment as one CUDA graph.",
+            bool,
+            env=("SPARSE_COMPILER_CUDA_GRAPHS",),
         ),
     )
     force_native: bool = field(

@@ -106,26 +106,22 @@ def _code_for(
     hints: Mapping[str, int],
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the manifest says of a GPU's kernels; their sources, their binaries and its ledger."""
-    from .codegen.gpu.layer_code import code_of, dtype_of, sources
     from .codegen.gpu.prebuilt import members
     from .codegen.gpu.static import require_triton
-    from .formats.gpu_cost import gpu_machine
+    from .runtime.gpu_offline import code_for
 
     triton = require_triton()
-    dtype = dtype_of(params, options.weights)
-    machine = gpu_machine(arch.name, dtype)
-    asked = replace(options, force_native=True)  # choices for the GPU, not for this machine
-    lowered = lower_graph(graph, LiveWeights(dict(params)), asked, hints, machine=machine)
-    found = list(code_of(lowered.graph, lowered.context, arch, dtype))
-    report = json.dumps(report_of(lowered).json(), indent=1, default=str).encode()
-    code = {f"{BINARIES}{name}": data for name, data in members(c.compiled for c in found).items()}
-    code |= {f"{SOURCES}{name}": data for name, data in sources(found).items()}
+    found = code_for(arch, graph, params, replace(options, target=arch.name), hints)
+    built = members(one.compiled for one in found.kernels)
+    report = json.dumps(report_of(found.lowered).json(), indent=1, default=str).encode()
+    code = {f"{BINARIES}{name}": data for name, data in built.items()}
+    code |= {f"{SOURCES}gpu_{i}.py": text.encode() for i, text in enumerate(found.sources)}
     code[f"{SOURCES}gpu_report.json"] = report
     told = {
         "target": arch.name,
-        "dtype": dtype,
+        "dtype": found.dtype,
         "triton": triton.__version__,
-        "layers": [one.json() for one in found],
+        "kernels": [one.json() for one in found.kernels],
     }
     return told, code
 

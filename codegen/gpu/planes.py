@@ -154,7 +154,7 @@ $load
             padded = (depth + dz < D + PD) & (top + dy < H + PH) & (left + dx < W + PW)
             count += tl.where((padded & WHOLE) | seen, 1.0, 0.0)
     if not MAX:
-        total = total / tl.where(DIVISOR > 0, DIVISOR, count)
+        total = total / tl.where(DIVISOR != 0, DIVISOR, count)
     tl.store(out + first_line * ldo + at, total.to(out.dtype.element_ty), mask=inside)
 """
 
@@ -163,7 +163,7 @@ def $name(
     out, ldo, P, x, ldx, D, H, W, DO, HO, WO, MAX: tl.constexpr, WIDE: tl.constexpr
 ):
     # result i of n reads floor(i * size / n) .. ceil((i + 1) * size / n)
-    row, at = tl.program_id(0), tl.program_id(1)
+    row, at = tl.program_id(1), tl.program_id(0)
     pixel = at % (DO * HO * WO)
     oz, oy, ox = pixel // (HO * WO), pixel // WO % HO, pixel % WO
     z, z_end = oz * D // DO, ((oz + 1) * D + DO - 1) // DO
@@ -214,13 +214,18 @@ def $name(
     tl.store(out + place, value.to(out.dtype.element_ty), mask=feature < WIDTH)
 """
 
-SWEEP = """\
-def $name(out, COUNT, offset_out, $params $sizes WIDE: tl.constexpr):
-    # a box of row-major or planar elements with a stride for each dimension
-    i = tl.program_id(0).to(tl.int64) * WIDE + tl.arange(0, WIDE)
-    mask = i < COUNT
-    rest = i
-$places
+SPREAD = """\
+def $name(
+    out, ldo, x, ldx, P, M, $params HIGH: tl.constexpr, WIDE: tl.constexpr
+):
+    # rows of x at places of their own, a number for each of the rows between
+    row = tl.program_id(0) * HIGH + tl.arange(0, HIGH)[:, None]
+    at = tl.program_id(1) * WIDE + tl.arange(0, WIDE)[None, :]
+    mask = (row < M) & (at < P)
+$runs
 $epilogue
-    tl.store(out + offset_out + to, value.to(out.dtype.element_ty), mask=mask)
+    there = mask & (source >= 0)
+    line = tl.load(x + source * ldx + at, mask=there, other=0.0).to(tl.float32)
+    value = tl.where(there, line, value)
+    tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
 """

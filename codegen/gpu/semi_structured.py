@@ -9,7 +9,9 @@ handed over dense, once, when it is loaded.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.sparse._semi_structured_conversions import (
@@ -43,17 +45,25 @@ class Packed24:
 
     def on(self, device: torch.device | str) -> torch.Tensor:
         """The tensor that `torch.mm(weight, x)` multiplies by torch's 2:4 kernels on a GPU."""
-        if self.meta is None:
-            return torch.sparse.to_sparse_semi_structured(self.values.to(device))
-        return torch.sparse.SparseSemiStructuredTensorCUTLASS(
-            torch.Size(self.shape),
-            packed=self.values.to(device),
-            meta=self.meta.to(device),
-            packed_t=None,
-            meta_t=None,
-            compressed_swizzled_bitmask=None,
-            requires_grad=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that torch's interface is a prototype
+            if self.meta is None:
+                return torch.sparse.to_sparse_semi_structured(self.values.to(device))
+            return torch.sparse.SparseSemiStructuredTensorCUTLASS(
+                torch.Size(self.shape),
+                packed=self.values.to(device),
+                meta=self.meta.to(device),
+                packed_t=None,
+                meta_t=None,
+                compressed_swizzled_bitmask=None,
+                requires_grad=False,
+            )
+
+
+def arrays_of(matrix: Any) -> dict[str, torch.Tensor]:
+    """What memory holds of torch's 2:4 matrix, by name."""
+    found = {"number": matrix.packed, "meta": matrix.meta}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def pack(weight: torch.Tensor, arch: Arch) -> Packed24:

@@ -23,6 +23,7 @@ from sparse_compiler.codegen.operands import (
     ld_of,
 )
 from sparse_compiler.codegen.program import Segment
+from sparse_compiler.formats.gpu_arch import DEFAULT, Arch
 from sparse_compiler.ir.expr import args_of
 from sparse_compiler.ir.types import Dim, symbol
 from sparse_compiler.ops.scalar import dtype_of
@@ -39,11 +40,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Scratch:
+    """Memory of fp32 between two launches: `factor` times `columns` numbers."""
+
+    name: str
+    factor: int
+    columns: Any
+
+
+@dataclass(frozen=True)
 class Launch:
     """kernel[grid](**args): the printed kernel, arguments of the Program, programs to start.
 
     args: places, sizes, parts of weights or plain numbers; grid: (count, how many of them one
-    program takes) for each axis.
+    program takes) for each axis. others: launches that compute the same, the best by the cost model
+    first: tuning takes the fastest of them and of this one.
     """
 
     kernel: str
@@ -52,6 +63,7 @@ class Launch:
     label: str
     warps: int = 4
     stages: int = 3
+    others: tuple[Launch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,10 +77,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Module:
-    """text: Python source of the kernels, plain functions; launches: in Program order."""
+    """text: Python source of the kernels, plain functions; launches: in Program order; calls: of
+    each launch, which of the segment's calls it is a part of."""
 
     text: str
     launches: tuple[Launch | Host, ...]
+    calls: tuple[int, ...] = ()
 
 
 def ld_of_constant(index: int) -> Dim:
@@ -77,10 +91,11 @@ def ld_of_constant(index: int) -> Dim:
 
 
 class Printer:
-    """Prints the kernels of one segment. dtype: how weights lie: fp32, tf32, fp16 or bf16."""
+    """Prints the kernels of one segment. dtype: how weights lie: fp32, tf32, fp16 or bf16; arch:
+    the GPU whose limits hold."""
 
-    def __init__(self, segment: Segment, dtype: str) -> None:
-        self.segment, self.dtype = segment, dtype
+    def __init__(self, segment: Segment, dtype: str, arch: Arch = DEFAULT) -> None:
+        self.segment, self.dtype, self.arch = segment, dtype, arch
         self.kernels: dict[str, str] = {}
         self.launches: list[Launch | Host] = []
 

@@ -106,10 +106,8 @@ def build(kernel: Kernel, arch: Arch) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = [name for name, _ in kernel.types]
     constants = dict(kernel.constants)
-    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in kernel.aligned}
-    source = ASTSource(kernel.function, dict(kernel.types), constants, aligned)
+    source = ASTSource(kernel.function, dict(kernel.types), constants, _attributes(kernel))
     chip = int(arch.chip) if arch.backend == "cuda" else arch.chip
     options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
     if kernel.registers is not None:
@@ -128,6 +126,16 @@ def build(kernel: Kernel, arch: Arch) -> Any:
     if shared > arch.shared_block:
         raise SharedMemoryError(kernel.function.__name__, shared, arch)
     return built
+
+
+def _attributes(kernel: Kernel) -> dict[tuple[int], list[list[Any]]]:
+    """What is known of each parameter but of floats, in the form that a launch gives it: triton's
+    key, by which a launch finds what was compiled here, is a hash of the text of it."""
+    return {
+        (place,): [["tt.divisibility", 16]] if name in kernel.aligned else []
+        for place, (name, type_) in enumerate(kernel.types)
+        if not type_.startswith("fp")
+    }
 
 
 def _reason(text: str) -> str:

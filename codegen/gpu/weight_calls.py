@@ -9,10 +9,13 @@ from typing import Any
 from sparse_compiler.codegen.gpu import weights as W
 from sparse_compiler.codegen.gpu.expressions import code_of
 from sparse_compiler.codegen.gpu.source import Part, Printer, planes_args, source_args
+from sparse_compiler.codegen.gpu.sparse_dots import is_sparse_dot, print_sparse_dot
+from sparse_compiler.codegen.gpu.windows import reads_of
 from sparse_compiler.codegen.operands import Columns, Struct
 from sparse_compiler.codegen.program import Call, Segment, WeightEntry
-from sparse_compiler.errors import UnsupportedError
+from sparse_compiler.errors import CodegenError
 from sparse_compiler.formats.base import FORMATS
+from sparse_compiler.formats.gpu_arch import DEFAULT, Arch
 
 FEW = 16
 """Columns up to which threads lie along the weight."""
@@ -22,7 +25,8 @@ LEAST_DOT = 16
 
 @dataclass(frozen=True)
 class Stored:
-    """How a weight lies on the GPU. kind: "dense", "rows", "blocks", "nm" or "bitmap".
+    """How a weight lies on the GPU. kind: "dense", "rows", "blocks", "nm", "bitmap" or
+    "semi_structured", which torch's kernels read.
 
     high, deep: rows and columns of a block (csr: 1 x 1) or of a dense tile; of "nm", how many are
     kept of how many.
@@ -56,11 +60,15 @@ def stored_as(entry: WeightEntry, *, few: bool) -> Stored:
     return Stored("blocks")
 
 
-def weight_kinds(segment: Segment) -> Mapping[int, Stored]:
+def weight_kinds(
+    segment: Segment, dtype: str = "fp32", arch: Arch = DEFAULT
+) -> Mapping[int, Stored]:
     """The packing of every weight that a call multiplies by."""
     found: dict[int, Stored] = {}
     for call in segment.calls:
-        if call.weight is not None:
+        if is_sparse_dot(segment, call, dtype, arch):
+            found[call.weight or 0] = Stored("semi_structured")
+        elif call.weight is not None:
             found[call.weight] = _stored(segment, call)
     return found
 
@@ -76,17 +84,12 @@ def _stored(segment: Segment, call: Call) -> Stored:
 
 def window_args(window: Struct) -> dict[str, Any]:
     """The geometry of a sliding window as the template's parameters."""
-    _, image, result, kernel, stride, dilation, padding, transposed = window.fields
-    if transposed:
-        raise UnsupportedError(
-            "the GPU has no kernel for transposed convolutions",
-            fix="leave the layer out of the compiled part, or compile for the cpu",
-        )
+    _, image, result, kernel, stride, dilation, padding, _ = window.fields
     names = ("D H W", "DO HO WO", "KD KH KW", "SD SH SW", "ED EH EW", "PD PH PW")
     found: dict[str, Any] = {}
     for keys, sizes in zip(names, (image, result, kernel, stride, dilation, padding), strict=True):
         if not isinstance(sizes, Struct):
-            raise UnsupportedError("a window without sizes")
+            raise CodegenError("a window without sizes")
         found |= dict(zip(keys.split(), sizes.fields, strict=True))
     return found
 
@@ -97,6 +100,9 @@ def arguments(call: Call) -> tuple[Any, ...]:
 
 
 def _linear(printer: Printer, call: Call) -> None:
+    if is_sparse_dot(printer.segment, call, printer.dtype, printer.arch):
+        print_sparse_dot(printer, call)
+        return
     weight, x, to, columns, _, functor = arguments(call)
     stored = _stored(printer.segment, call)
     args = {**planes_args(to), **source_args(x), "LINES": x.rows, "P": columns}
@@ -112,7 +118,7 @@ def _conv(printer: Printer, call: Call) -> None:
     args = {**planes_args(to), **source_args(x), **window_args(window)}
     args |= {"LINES": entry.type.shape[1], "P": Columns(to.planes.space)}
     stored = _stored(printer.segment, call)
-    _multiply(printer, call, weight.index, stored, args, W.WINDOW, functor)
+    _multiply(printer, call, weight.index, stored, args, reads_of(window), functor)
 
 
 def _depthwise(printer: Printer, call: Call) -> None:
@@ -128,7 +134,7 @@ def _depthwise(printer: Printer, call: Call) -> None:
         args,
         ((outputs, 1), (columns, 128)),
         call.label,
-        holes=W.WINDOW,
+        holes=reads_of(window),
         functors={"epilogue": functor},
         warps=1,
     )

@@ -7,7 +7,7 @@ its input lies, it is asked again with a few other orders; the copy in between i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sparse_compiler.ir.graph import Graph, Node
@@ -46,9 +46,12 @@ def constants(graph: Graph) -> frozenset[str]:
     return graph.weight_time | frozenset(getattr(graph, "bind_time", ()))
 
 
-def candidates(graph: Graph) -> dict[str, Choices]:
-    """The choices of every node that is no constant, in graph order."""
-    search = _Search(graph, constants(graph))
+def candidates(graph: Graph, lacks: Mapping[str, No] | None = None) -> dict[str, Choices]:
+    """The choices of every node that is no constant, in graph order.
+
+    lacks: nodes for which the target has no kernel, and why.
+    """
+    search = _Search(graph, constants(graph), lacks or {})
     for node in search.nodes:
         search.visit(node)
     for node in reversed(search.nodes):
@@ -67,6 +70,7 @@ def candidates(graph: Graph) -> dict[str, Choices]:
 class _Search:
     graph: Graph
     fixed: frozenset[str]
+    lacks: Mapping[str, No]
     planes: dict[str, Mode] = field(default_factory=dict)
     refusals: dict[str, No] = field(default_factory=dict)
     wanted: dict[str, Layout] = field(default_factory=dict)
@@ -134,6 +138,8 @@ class _Search:
     def _refused_unasked(self, node: Node) -> No | None:
         if self._without_tensors(node):
             return No("no_tensor", f"{node.op.name} works on numbers or tuples, not on one tensor")
+        if node.name in self.lacks:
+            return self.lacks[node.name]
         weight = node.op.weight_input
         packs = weight is not None and packs_weight(self.graph, node)
         if weight is not None and packs and not is_packed(self.graph, node.inputs[weight]):

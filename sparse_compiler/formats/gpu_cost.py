@@ -323,14 +323,18 @@ class GpuMachine(Machine):
         """The ideal time of a dense layer, and torch's."""
         return dense_ns(shape, self.dtype, self.arch)
 
+    def dense_flops_per_ns(self, threads: int) -> float:
+        """The peak of the matrix units, in whose dtype a dense layer may be computed."""
+        return self.arch.dot_rate(self.dtype) / 1e9
+
     def without_memory(self) -> Machine:
         """The same with memory that costs nothing."""
         return replace(self, arch=replace(self.arch, memory=math.inf))
 
 
-def gpu_machine(target: str, dtype: str) -> GpuMachine:
+def gpu_machine(target: str | Arch, dtype: str) -> GpuMachine:
     """What choices for a target reckon with. dtype: "fp32", "tf32", "fp16" or "bf16"."""
-    arch = find_arch(target)
+    arch = target if isinstance(target, Arch) else find_arch(target)
     return GpuMachine(
         flops_per_ns=arch.fp32 / 1e9, bytes_per_ns=arch.memory / 1e9, arch=arch, dtype=dtype
     )

@@ -28,7 +28,8 @@ def crossover_text(graph: Graph, node: Node, format_: str, context: Context) -> 
     if context.machine.ideal_ns(shape) is not None:
         return None  # a GPU's roofs have no closed form in the number of columns
     found = FORMATS[format_]
-    cost, dense = found.cost_of(shape), FORMATS["dense"].cost_of(shape)
+    vector = context.machine.vector
+    cost, dense = found.cost_of(shape, vector), FORMATS["dense"].cost_of(shape, vector)
     if cost is None or dense is None:
         return None
     ours = stored_shape(shape, found, facts)

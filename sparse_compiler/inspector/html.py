@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 
 from ..analysis.cost import Sizes
@@ -24,6 +23,9 @@ from ..ir.types import TensorType
 from ..runtime.pipeline import Lowered
 from ..runtime.weights import WeightTimeValues
 from .profile import Profile
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _PIXELS = 64  # of a side of a weight's picture
 _ROW, _LETTER, _GAP = 58, 7.3, 16  # of the drawing, in pixels
@@ -186,6 +188,8 @@ def drawing(graph: Graph) -> dict[str, Any]:
     nodes: x, y, width in pixels, label, text, layer: whether it has a weight. edges: pairs of
     numbers of nodes.
     """
+    import networkx as nx  # 0.1 s that only a page should take
+
     running = [node for node in graph.nodes if node.name not in graph.weight_time]
     order = nx.DiGraph()
     order.add_nodes_from(node.name for node in running)

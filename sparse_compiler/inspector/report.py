@@ -11,6 +11,7 @@ import torch
 from ..analysis.sparsity import SparsityFacts
 from ..codegen.program import TorchStep
 from ..formats.base import FORMATS
+from ..formats.semi_structured import CODE as SEMI_STRUCTURED
 from ..frontends.contest import OURS, Outcome
 from ..ir.expr import functions_of
 from ..ir.graph import Graph, Node
@@ -63,6 +64,8 @@ def report_of(
             entries += _entries(lowered, node, weight, stored or {})
         elif isinstance(node.op, TvmCall):
             entries.append(_run_by_tvm(node))
+        elif node.name in lowered.context.lacks:
+            entries.append(_left_to_torch(node, str(lowered.context.lacks[node.name])))
     calls = sum(isinstance(step, TorchStep) for step in lowered.program.steps)
     if outcome is not None and outcome.winner != OURS:
         entries = [_taken_over(entry, outcome) for entry in entries]
@@ -77,6 +80,11 @@ def report_of(
         _structure(lowered),
         Details(lowered, tensors or {}),
     )
+
+
+def _left_to_torch(node: Node, reason: str) -> LayerEntry:
+    """An op that the target has no kernel for, by its value."""
+    return LayerEntry(node.name, node.op.name, "unknown", 1.0, "dense", "torch", False, (), reason)
 
 
 def _run_by_tvm(node: Node) -> LayerEntry:
@@ -193,9 +201,9 @@ def _reason(
 ) -> str | None:
     """Why a layer is not sparse; None where it is."""
     refusals = context.refusals.get(node.name, [])
-    values = [r for r in refusals if r.code in VALUE_CODES]
-    if native and values:
-        return str(values[0])
+    lesser = [r for r in refusals if r.code in (*VALUE_CODES, SEMI_STRUCTURED)]
+    if native and lesser:  # sparse, in a lesser way than it could be
+        return str(lesser[0])
     if native and format_ != "dense":
         return None
     if isinstance(node.op, TorchCall):

@@ -16,13 +16,19 @@ _KEPT = 64
 class BoundConstants:
     """Calls with the sizes of symbols; gives every constant by name, weight-time values among them.
 
-    nodes: those that need sizes, in order; values: what depends on weights alone.
+    nodes: those that need sizes, in order; values: what depends on weights alone; device: where
+    those lie, and what is made for sizes does.
     """
 
     def __init__(
-        self, graph: Graph, nodes: Sequence[Node], values: Mapping[str, torch.Tensor]
+        self,
+        graph: Graph,
+        nodes: Sequence[Node],
+        values: Mapping[str, torch.Tensor],
+        device: torch.device | None = None,
     ) -> None:
         self.graph, self.nodes, self.values = graph, tuple(nodes), values
+        self.device = device or torch.device("cpu")
         self._known: dict[tuple[tuple[str, int], ...], Mapping[str, torch.Tensor]] = {}
 
     def __call__(self, symbols: Mapping[str, int]) -> Mapping[str, torch.Tensor]:
@@ -38,7 +44,7 @@ class BoundConstants:
 
     def _compute(self, symbols: dict[str, int]) -> Mapping[str, torch.Tensor]:
         values: dict[str, Any] = dict(self.values)
-        with torch.no_grad():
+        with torch.no_grad(), self.device:
             for node in self.nodes:
                 inputs = [values[name] for name in node.inputs]
                 values[node.name] = run_node(node, inputs, symbols, self.graph.objects)

@@ -21,6 +21,7 @@ from ..ir.types import symbols_in, torch_dtype
 from ..ops.torch_call import TorchCall, resolve_target
 from .clock import StepClock
 from .constants import BoundConstants
+from .gpu_place import Place
 
 _SHAPES_KEPT = 64
 Runner = Callable[[Sequence[torch.Tensor]], tuple[Any, ...]]
@@ -31,7 +32,7 @@ _FACTS = attrgetter("shape", "dtype", "is_cpu", "layout")
 
 class Executor:
     """Calls a program. values: what depends on weights alone, by name; clock: times each step;
-    device: where inputs and values lie."""
+    place: where inputs and values lie, None for the CPU."""
 
     def __init__(
         self,
@@ -40,12 +41,13 @@ class Executor:
         segments: Sequence[Any],
         values: Mapping[str, torch.Tensor],
         clock: StepClock | None = None,
-        device: str = "cpu",
+        place: Place | None = None,
     ) -> None:
         self.graph, self.program, self.clock = graph, program, clock
-        self.device = device
+        self.place = place
+        self.device = place.device if place else torch.device("cpu")
         self.segments, self.values = list(segments), values
-        self.constants = BoundConstants(graph, program.bind, values)
+        self.constants = BoundConstants(graph, program.bind, values, self.device)
         self._dtypes = [torch_dtype(t.dtype) for _, t in program.inputs]
         self._runners: dict[tuple[Any, ...], Runner] = {}
         known = set(graph.symbols)
@@ -89,7 +91,9 @@ class Executor:
         ):
             if not isinstance(tensor, torch.Tensor):
                 raise InputError(f"input %{name} is a {type(tensor).__name__}, no tensor")
-            elsewhere = tensor.device.type != self.device
+            if self.place is not None:
+                self.place.check(tensor, f"input %{name}")
+            elsewhere = tensor.device != self.device
             if tensor.dtype != dtype or elsewhere or tensor.layout != torch.strided:
                 stored = "" if tensor.layout == torch.strided else f", stored as {tensor.layout}"
                 raise InputError(

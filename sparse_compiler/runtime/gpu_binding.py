@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..codegen.gpu.source import Host, Launch, Part
+from ..codegen.gpu.source import Host, Launch, Part, Scratch
+from ..codegen.gpu.sparse_dots import SparseProduct
 from ..codegen.gpu.static import Kernel
 from ..codegen.operands import (
     Columns,
@@ -28,11 +29,13 @@ from ..codegen.operands import (
     ld_of,
 )
 from ..codegen.plan import Sharing, arrange
-from ..errors import UnsupportedError
+from ..errors import CodegenError, UnsupportedError
 from ..ir.interpret import dim_values
 from ..ir.types import evaluate, torch_dtype
+from .gpu_clock import Step, fastest
+from .gpu_graphs import recorded, recording
 from .gpu_host import HOST
-from .gpu_packing import INT32
+from .gpu_packing import INT32, settled
 from .packing import additive_mask, in_planes
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ class Bound:
     symbols: dict[str, int]
     inputs: list[torch.Tensor]
     outputs: list[torch.Tensor]
-    steps: list[Callable[[], None]]
+    steps: list[Step]
     error: torch.Tensor
     graph: Any = None
     keep: list[Any] = field(default_factory=list)
@@ -71,6 +74,7 @@ class Binder:
         self.error = torch.zeros(max(1, len(segment.checked)), dtype=torch.int64, device=device)
         self.buffers = self.arena(ld)
         self.constants = self.constant_tensors()
+        self.scratch: dict[str, torch.Tensor] = {}
 
     def tensor(self, type_: Any) -> torch.Tensor:
         """Memory of an input or a result."""
@@ -132,7 +136,7 @@ class Binder:
                 self.known[f"ld.w{i}"] = ld
             elif entry.kind == "mask":
                 value = additive_mask(value)
-            found[i] = value.detach().contiguous().to(owner.device)
+            found[i] = settled(value, owner.device)
         return found
 
     # --- arguments --------------------------------------------------------------------------------
@@ -169,10 +173,26 @@ class Binder:
                 return math.prod(self.value(part) for part in fields)
             case Struct(name="sum", fields=fields):
                 return self.value(fields[0])
+            case Struct(name="ratio", fields=(part, whole)):
+                return self.ratio(part, whole)
+            case SparseProduct():  # as it will be: of this type, and aligned
+                return torch.empty(16, dtype=self.owner.dtype, device=self.owner.device)
+            case Scratch(name=name):
+                if name not in self.scratch:
+                    size = arg.factor * int(self.value(arg.columns))
+                    self.fits(size)
+                    self.scratch[name] = torch.empty(size, device=self.owner.device)
+                return self.scratch[name]
             case Part(weight=weight, name=name):
                 packed = self.owner.packed[weight]
                 return packed.arrays[name] if name in packed.arrays else packed.sizes[name]
         return self.number(arg)
+
+    def ratio(self, part: Any, whole: Any) -> float:
+        """A quotient rounded to fp32; 0 by 0."""
+        by = float(evaluate(whole, self.known))
+        exact = float(evaluate(part, self.known)) / by if by else 0.0
+        return torch.tensor(exact, dtype=torch.float32).item()
 
     def word(self, text: str) -> Any:
         """The place of an error, or a null pointer."""
@@ -200,17 +220,33 @@ class Binder:
 
     def bound(self) -> Bound:
         """All launches with their arguments; captured as a CUDA graph where there is a GPU."""
-        steps = [self.step(launch) for launch in self.owner.module.launches]
+        owner = self.owner
+        steps = [self.step(n, launch) for n, launch in enumerate(owner.module.launches)]
         bound = Bound(dict(self.known), self.inputs, self.outputs, steps, self.error)
-        if self.owner.device.type == "cuda":
-            bound.graph = _captured(steps)
+        if owner.graphs and not recording(owner.device):
+            bound.graph = recorded(steps, owner.device, self.segment.name)
         return bound
 
-    def step(self, launch: Launch | Host) -> Callable[[], None]:
-        """One launch, ready to be called."""
+    def step(self, number: int, launch: Launch | Host) -> Step:
+        """One launch, ready to be called; the fastest of those that compute the same."""
         if isinstance(launch, Host):
             return HOST[launch.function](self, launch.args)
+        same = (launch, *launch.others)
+        if self.owner.bench is None or len(same) == 1:
+            return self.launch(launch)
+        key = (number, *sorted(self.known.items()))
+        if key not in self.owner.fastest:
+            self.owner.fastest[key] = fastest([self.launch(s) for s in same], self.owner.bench)
+        return self.launch(same[self.owner.fastest[key]])
+
+    def launch(self, launch: Launch) -> Step:
+        """One launch with its arguments, ready to be called."""
         args = {name: self.value(arg) for name, arg in launch.args.items()}
+        products = {
+            name: self.product(arg)
+            for name, arg in launch.args.items()
+            if isinstance(arg, SparseProduct)
+        }
         grid = tuple(-(-int(self.value(count)) // each) for count, each in launch.grid)
         if min(grid) <= 0:
             return lambda: None
@@ -222,7 +258,18 @@ class Binder:
         kernel = self.owner.kernels[launch.kernel]
         run = kernel[grid]
         options = {"num_warps": launch.warps, "num_stages": launch.stages}
+        if products:
+            return lambda: run(**args | {n: make() for n, make in products.items()}, **options)
         return lambda: run(**args, **options)
+
+    def product(self, arg: SparseProduct) -> Callable[[], torch.Tensor]:
+        """What torch computes before a launch."""
+        matrix = self.owner.packed[arg.weight].matrix
+        if matrix is None:
+            raise CodegenError(f"weight {arg.weight} of %{self.segment.name} is not packed as 2:4")
+        apart = self.known[str(ld_of(arg.x.space))]
+        x = self.value(arg.x)[: arg.depth * apart].view(arg.depth, apart)
+        return lambda: torch.mm(matrix, x)
 
 
 _TRITON_TYPES = {
@@ -246,7 +293,7 @@ def kernel_of(function: Any, launch: Launch, args: Mapping[str, Any]) -> Kernel:
     types, constants, aligned = [], [], []
     for name in compiled.arg_names:
         value = args[name]
-        constant = name in fixed or (isinstance(value, int) and value == 1)
+        constant = name in fixed or value is None or (isinstance(value, int) and value == 1)
         if constant:
             constants.append((name, value))
             types.append((name, "constexpr"))
@@ -259,18 +306,3 @@ def kernel_of(function: Any, launch: Launch, args: Mapping[str, Any]) -> Kernel:
     return Kernel(
         compiled, tuple(types), tuple(constants), tuple(aligned), launch.warps, launch.stages
     )
-
-
-def _captured(steps: Sequence[Callable[[], None]]) -> Any:
-    """A CUDA graph of the steps; they run once before, so that everything is compiled."""
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for step in steps:
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for step in steps:
-            step()
-    return graph

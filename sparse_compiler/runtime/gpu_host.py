@@ -60,6 +60,33 @@ def _attend(binder: Any, args: tuple[Any, ...]) -> Step:
     return run
 
 
+def _attend_row(binder: Any, args: tuple[Any, ...]) -> Step:
+    """The same for one query; q [heads, size], k and v [groups, keys, size], all row-major."""
+    geometry, *places, mask, to, _ = args
+    heads, groups, keys, size, depth = (binder.number(n) for n in geometry.fields[:5])
+    scale, nan, step = geometry.fields[5:]
+    q, k, v = (binder.value(place) for place in places)
+    query = q[: heads * size].view(1, heads, 1, size)
+    known = k[: groups * keys * size].view(1, groups, keys, size)
+    values = v[: groups * keys * depth].view(1, groups, keys, depth)
+    out = binder.value(to)[: heads * depth].view(1, heads, 1, depth)
+    seen = None
+    if not isinstance(mask, Word):
+        seen = binder.value(mask).as_strided((1, heads, 1, keys), (0, binder.number(step), 0, 1))
+
+    def run() -> None:
+        result = torch.nn.functional.scaled_dot_product_attention(
+            query, known, values, attn_mask=seen, scale=scale, enable_gqa=heads > groups
+        )
+        if seen is not None:
+            hidden = ~seen if seen.dtype == torch.bool else seen == float("-inf")
+            blind = hidden.all(-1, keepdim=True)
+            result = result.masked_fill(blind, math.nan if nan else 0.0)
+        out.copy_(result)
+
+    return run
+
+
 def _mask_to_planes(binder: Any, args: tuple[Any, ...]) -> Step:
     """A bool or additive mask -> additive fp32 with `row` numbers from each of its lines on."""
     source, geometry, columns, to, row = args
@@ -118,6 +145,7 @@ def _softmax_along(binder: Any, args: tuple[Any, ...]) -> Step:
 
 HOST: Mapping[str, Callable[[Any, tuple[Any, ...]], Step]] = {
     "attend": _attend,
+    "attend_row": _attend_row,
     "mask_to_planes": _mask_to_planes,
     "matmul": _matmul,
     "softmax_along": _softmax_along,

@@ -11,19 +11,23 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..codegen.gpu import semi_structured
 from ..codegen.gpu.weight_calls import Stored
 from ..errors import UnsupportedError
+from ..formats.gpu_arch import DEFAULT, Arch
 
 INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """arrays: by name; sizes: numbers that kernels take beside them; bytes of all arrays."""
+    """arrays: by name; sizes: numbers that kernels take beside them; bytes of all arrays; matrix:
+    of a weight that torch multiplies by."""
 
     arrays: Mapping[str, torch.Tensor]
     sizes: Mapping[str, int] = field(default_factory=dict)
     density: float = 1.0
+    matrix: torch.Tensor | None = None
 
     @property
     def bytes(self) -> int:
@@ -32,9 +36,13 @@ class OnDevice:
 
 
 def pack(
-    weight: torch.Tensor, stored: Stored, dtype: torch.dtype, device: torch.device
+    weight: torch.Tensor,
+    stored: Stored,
+    dtype: torch.dtype,
+    device: torch.device,
+    arch: Arch = DEFAULT,
 ) -> OnDevice:
-    """A weight [M, K, ...] in that form, its numbers of `dtype`.
+    """A weight [M, K, ...] in that form, its numbers of `dtype`; arch: whose 2:4 layout it gets.
 
     Raises `UnsupportedError` where an index would not fit 32 bits.
     """
@@ -46,12 +54,32 @@ def pack(
             why=f"they count its numbers with 32 bits, up to {INT32}",
             fix="split the layer",
         )
+    if stored.kind == "semi_structured":
+        return _semi_structured(matrix.to(dtype), density, device, arch)
     made = _PACKERS[stored.kind](matrix, stored)
     arrays = {
         name: (array.to(dtype) if name == "number" else array).contiguous().to(device)
         for name, array in made.arrays.items()
     }
     return OnDevice(arrays, made.sizes, density)
+
+
+def settled(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device, contiguous, its place a multiple of 16 bytes as everything that a GPU
+    allocates: kernels are compiled for that, also where none is."""
+    moved = value.detach().contiguous().to(device)
+    return moved.clone() if moved.data_ptr() % 16 else moved
+
+
+def _semi_structured(
+    matrix: torch.Tensor, density: float, device: torch.device, arch: Arch
+) -> OnDevice:
+    """As torch's sparse tensor-core kernels read it; dense where there is no GPU to run them."""
+    packed = semi_structured.pack(matrix, arch)
+    if device.type == "cpu":
+        return OnDevice({"number": packed.values}, {}, density, packed.to_dense())
+    found = packed.on(device)
+    return OnDevice(semi_structured.arrays_of(found), {}, density, found)
 
 
 def _dense(matrix: torch.Tensor, stored: Stored) -> OnDevice:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from ..ir.graph import Graph, Node
 from ..ops.shape import Relayout
 from ..options import Options
 from .constants import BoundConstants
+from .gpu_place import dtype_of, place_of
 from .native import NativeSegment
 from .pipeline import Lowered, environment_refusal, lower_graph, toolchain_for
 from .source_part import SourcePart
@@ -40,7 +42,17 @@ class HostedSegment:
         options: Options,
     ) -> None:
         names = _source_names(lowered)
-        self.native = NativeSegment(segment, toolchain_for(options), profile=options.profile)
+        self.device = torch.device("cpu")
+        self.native: Any
+        if options.target == "cpu":
+            toolchain = toolchain_for(options)
+            self.native = NativeSegment(segment, toolchain, profile=options.profile)
+        else:
+            from .gpu_road import gpu_segment
+
+            place = place_of(options.target, params)
+            self.device = place.device
+            self.native = gpu_segment(segment, place, dtype_of(options, params), options)
         self.inputs = tuple(names.get(name, name) for name in self.native.inputs)
         self.outputs = tuple(names.get(name, name) for name in self.native.outputs)
         self._graph, self._hints = lowered.graph, lowered.context.hints
@@ -76,7 +88,8 @@ class HostedSegment:
     def _pack(self) -> None:
         self._stale = True  # until the end: a failure must not leave the old weights in use
         self.weights.mark()
-        self._fits = not self._packed_once or self._source.holds(self.weights.tensors)
+        read = self.weights.on_cpu().tensors
+        self._fits = not self._packed_once or self._source.holds(read)
         self._packed_once = True
         if not self._fits:
             log.warning("other channels are dead now; torch runs them until torch.compiler.reset()")
@@ -84,7 +97,7 @@ class HostedSegment:
             return
         packed, later = constants_read(self.native.segment)
         later += [name for node in self._bind for name in node.inputs]
-        values = WeightTimeValues(self._graph, self._setup, self.weights.tensors, packed, later)
+        values = WeightTimeValues(self._graph, self._setup, read, packed, later)
         self.native.constants = BoundConstants(self._graph, self._bind, values.kept)
         self.native.load_weights(values, self._hints)
         self._stale = False

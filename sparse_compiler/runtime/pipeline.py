@@ -39,6 +39,7 @@ from ..passes.pipeline import PassRecord, run_passes
 from .clock import StepClock
 from .constants import BoundConstants
 from .executor import Executor
+from .gpu_place import dtype_of, place_of
 from .machine import WIDTHS, machine_for
 from .native import NativeSegment
 from .packing import PACKED
@@ -122,12 +123,8 @@ class Pipeline:
         self._stale = True  # until the end: a failure must not leave the old weights in use
         self.weights.mark()
         self.weights.check(self.graph)
-        gpu = self.options.target == "cuda"
-        weights = self.weights
-        if gpu:
-            from .gpu_road import dtype_of, executor_on, gpu_segments, on_cpu
-
-            weights = on_cpu(weights)
+        weights = self.weights.on_cpu()
+        machine = None if weights is self.weights else _machine(self.options, self.weights)
         self.lowered = lower_graph(
             self.graph,
             weights,
@@ -136,16 +133,13 @@ class Pipeline:
             self.sample,
             self.refusal,
             measured=self.measured,
+            machine=machine,
         )
         program = self.lowered.program
         self.segments = []
         values = program_values(program, self.graph, weights.tensors)
-        if gpu:
-            self.segments = gpu_segments(
-                self.lowered.graph, program, values, dtype_of(self.options, weights.tensors)
-            )
-            clock = StepClock(program.steps) if self.options.profile else None
-            self.executor = executor_on(self.graph, program, self.segments, values.kept, clock)
+        if self.options.target != "cpu":
+            self._refresh_gpu(values)
             self._stale = False
             return
         if program.segments:
@@ -163,6 +157,20 @@ class Pipeline:
         self.executor = Executor(self.graph, program, self.segments, values.kept, clock)
         self._stale = False
 
+    def _refresh_gpu(self, values: WeightTimeValues) -> None:
+        """Kernels and packed weights on the device."""
+        from .gpu_road import executor_on, gpu_segments
+
+        live, program = self.weights.tensors, self.lowered.program
+        place = place_of(self.options.target, live)
+        self.segments = gpu_segments(
+            self.lowered.graph, program, values, place, dtype_of(self.options, live), self.options
+        )
+        clock = StepClock(program.steps) if self.options.profile else None
+        self.executor = executor_on(
+            self.graph, program, self.segments, values.kept, place, clock, live
+        )
+
     @property
     def stored_bytes(self) -> dict[str, int]:
         """Bytes of each packed weight as kernels read it, by graph value."""
@@ -175,12 +183,13 @@ class Pipeline:
 
     def executor_with_clock(self) -> Executor:
         """An executor of the same program on the same weights that times what it does."""
-        program, segments = self.lowered.program, []
+        program, segments = self.lowered.program, list[Any]()
         clock = StepClock(program.steps)
-        if self.options.target == "cuda":
-            from .gpu_road import executor_on
+        if (place := self.executor.place) is not None:
+            from .gpu_road import executor_on, timed_copies
 
-            return executor_on(self.graph, program, self.segments, self.executor.values, clock)
+            segments = timed_copies(self.segments, self.options)
+            return executor_on(self.graph, program, segments, self.executor.values, place, clock)
         for native in self.segments:
             toolchain = toolchain_for(self.options)
             timed = NativeSegment(native.segment, toolchain, native.constants, profile=True)
@@ -221,10 +230,13 @@ def lower_graph(
     of the options come first. machine: what the cost model reckons with, calibrated where it is
     not given.
     """
-    context = Context(
+    machine = machine or _machine(options, weights)
+    weights = weights.on_cpu()
+    make = partial(
+        Context,
         facts=_facts(graph, weights.tensors),
         threads=torch.get_num_threads(),
-        machine=machine or _machine(options, weights),
+        machine=machine,
         hints=_all_hints(graph, hints),
         force_native=options.force_native,
         weights=options.weights,
@@ -236,23 +248,38 @@ def lower_graph(
         pinned=pinned or frozenset(),
         fuel=options.fuel,
     )
+    context = make()
     if refusal is not None:
         for node in graph.nodes:
             if node.op.weight_input is not None:
                 context.refuse(node.name, refusal)
         return Lowered(graph, graph, lower(graph), context, ())
     check = None if sample is None else Sample(sample, weights.tensors)
-    final, records = run_passes(graph, context, options, sample=check)
-    return Lowered(graph, final, lower(final), context, records)
+    while True:
+        final, records = run_passes(graph, context, options, sample=check)
+        lowered = Lowered(graph, final, lower(final), context, records)
+        lacks = {**context.lacks, **_lacking(lowered.program, options)}
+        if lacks.keys() == context.lacks.keys():
+            return lowered
+        context = make(lacks=lacks)
+
+
+def _lacking(program: Program, options: Options) -> dict[str, No]:
+    """What the target cannot run of a program, by graph value, and why: torch runs it then."""
+    if options.target == "cpu":
+        return {}
+    from ..codegen.gpu.calls import unprintable
+
+    return {name: no for s in program.segments for name, no in unprintable(s).items()}
 
 
 def _machine(options: Options, weights: LiveWeights) -> Machine:
     """What the choice of formats reckons with: the target's."""
-    if options.target == "cuda":
+    if options.target != "cpu":
         from ..formats.gpu_cost import gpu_machine
-        from .gpu_road import dtype_of
 
-        return gpu_machine(options.target, dtype_of(options, weights.tensors))
+        place = place_of(options.target, weights.tensors)
+        return gpu_machine(place.arch, dtype_of(options, weights.tensors))
     return machine_for(options)
 
 
@@ -263,10 +290,8 @@ def environment_refusal(options: Options, weights: LiveWeights) -> No | None:
             "untracked_weights",
             "a parameter was made in inference mode, so changes to it cannot be seen",
         )
-    if options.target == "cuda":
-        from .gpu import gpu_device
-
-        gpu_device()
+    if options.target != "cpu":
+        place_of(options.target, weights.tensors)
         return None
     try:
         toolchain_for(options)

@@ -7,6 +7,7 @@ the version counter: `refit()` is for those.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, is_
@@ -93,6 +94,14 @@ class LiveWeights:
                 why="the model was compiled while they were one",
                 fix=f"tie them again, or {fix}",
             )
+
+    def on_cpu(self) -> LiveWeights:
+        """The same as passes and packers read them; itself where all lie there."""
+        if all(t.device.type != "cuda" for t in self.tensors.values()):
+            return self
+        found = copy.copy(self)
+        found.tensors = {name: t.detach().cpu() for name, t in self.tensors.items()}
+        return found
 
     def needs_grad(self) -> bool:
         """True if any parameter asks for gradients."""
