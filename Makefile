@@ -88,7 +88,7 @@ mutations: $(STAMP) ## 10,000 damaged and forged model files, hours; run again t
 	@$(BIN)/python tools/mutate_artifacts.py --count 10000 --log docs/mutations.json
 
 gpu: $(STAMP) ## every GPU kernel, format and dtype by triton's interpreter: minutes
-	@$(BIN)/python -m pytest -q -m "slow or system or not slow" tests/gpu/test_programs.py tests/gpu/test_layers.py
+	@$(BIN)/python -m pytest -q -m "slow or system or not slow" tests/gpu/test_programs.py tests/gpu/test_layers.py tests/gpu/test_ops_compile.py
 
 gpu-static: $(STAMP) ## compile the GPU kernels without a GPU, read them, predict: docs/gpu_static.md
 	@$(BIN)/sparse-compiler bench --static --batch 1,32 --write docs

@@ -64,8 +64,9 @@ CONVS = (
 )
 SIZES = (56, 40)
 GROUPED = (
-    *((128, 3, 1, 4), (256, 1, 1, 1), (256, 3, 1, 16), (512, 3, 2, 8), (512, 3, 1, 8)),
-    *((512, 3, 1, 32), (1024, 3, 1, 16)),
+    *((64, 7, 1, 8), (128, 3, 1, 4), (256, 1, 1, 1), (256, 3, 1, 16), (512, 3, 2, 8)),
+    (512, 3, 1, 8),
+    *((512, 5, 1, 32), (1024, 3, 1, 16)),
 )
 DENSITIES = (0.7, 0.5, 0.2, 0.1, 0.05)
 RUNS = 7
@@ -305,7 +306,7 @@ def _text(layer: Any, case: Case, weight: torch.Tensor) -> str:
     return (
         f"input %x: f32[1, {layer.into}, {size}, {size}]\nparam %w: f32[{shape}]\n"
         f"%y: f32[1, {layer.out}, {out}, {out}] = conv[stride=({stride}, {stride}), "
-        f"padding=({pad}, {pad}), dilation=(1, 1)](%x, %w)\nreturn %y"
+        f"padding=({pad}, {pad}), dilation=(1, 1), groups={layer.groups}](%x, %w)\nreturn %y"
     )
 
 

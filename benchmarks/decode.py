@@ -3,7 +3,7 @@
     python benchmarks/decode.py matvec --out decode.jsonl
     python benchmarks/decode.py llama --sparsity 0.9 --out decode.jsonl
 
-Two threads. Engines take turns within one process, so that they meet the same machine; a ratio is
+Engines take turns within one process, so that they meet the same machine; a ratio is
 the median of those of the turns, with the interval that holds 95 % of medians resampled from them.
 Each finished case is a line of the file, and is not measured again.
 """
@@ -40,11 +40,12 @@ def main() -> None:
     parser.add_argument("case", choices=("matvec", "llama"))
     parser.add_argument("--sparsity", type=float, action="append")
     parser.add_argument("--turns", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--engines", default="eager,inductor,ours,ours_step")
     parser.add_argument("--out", type=Path, default=Path("decode.jsonl"))
     parser.add_argument("--lock", type=Path, help="file locked during each turn")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     known = {line["name"] for line in _lines(options.out)}
     for sparsity in options.sparsity or SPARSITIES:

@@ -31,7 +31,7 @@ from gpu_engines import (
 from rich.console import Console
 from torch import nn
 
-from sparse_compiler.errors import SparseCompilerError
+from sparse_compiler.errors import SparseCompilerError, first_line
 from sparse_compiler.files import replacing
 from sparse_compiler.formats.gpu_arch import Arch, arch_of_device, find_arch
 
@@ -56,15 +56,16 @@ def measure(case: Case, arch: Arch, rounds: int) -> Row:
     module, inputs = build(case, "cuda")
     module = module.to(dtype)
     rounded = tuple(half(x, dtype) for x in inputs)
-    wanted = module.float()(*(half(x, torch.float32) for x in rounded))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 itself, whatever is compared
+        wanted = module.float()(*(half(x, torch.float32) for x in rounded))
     setup = Setup(module.to(dtype), rounded, arch, case.block, case.pattern == "2:4")
     calls: dict[str, Call] = {}
     for name, engine in ENGINES.items():
         try:
             call = engine(setup)
             row.errors[name] = relative_error(call(), wanted)
-        except (NotApplicableError, SparseCompilerError, RuntimeError) as error:
-            row.refused[name] = str(error).strip().splitlines()[0]
+        except (NotApplicableError, SparseCompilerError, RuntimeError, *triton_errors()) as error:
+            row.refused[name] = first_line(error)
             continue
         if row.errors[name] <= TOLERANCES[case.dtype]:
             calls[name] = call
@@ -80,6 +81,15 @@ def measure(case: Case, arch: Arch, rounds: int) -> Row:
     if refused := row.refused.get("sparse_compiler"):
         row.wrong.append(f"sparse_compiler refused: {refused}")
     return row
+
+
+def triton_errors() -> tuple[type[Exception], ...]:
+    """What triton raises for a kernel that it or the GPU refuses; no RuntimeError."""
+    try:
+        import triton
+    except ImportError:
+        return ()
+    return (triton.TritonError,)
 
 
 def least_ms(module: nn.Module, arch: Arch) -> float:

@@ -13,13 +13,14 @@ from torch import nn
 from sparse_compiler.bench.engines.torch_sparse import compress
 from sparse_compiler.bench.gpu_layers import pruned_facts
 from sparse_compiler.bench.layers import parse_layer
-from sparse_compiler.codegen.gpu.layer_kernels import kernel, ranked
+from sparse_compiler.codegen.gpu.layer_kernels import Family, kernel
 from sparse_compiler.codegen.gpu.semi_structured import pack
 from sparse_compiler.codegen.gpu.static import compile_kernel
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.formats.cost import ConvShape, LinearShape, Shape
 from sparse_compiler.formats.gpu_arch import Arch
 from sparse_compiler.formats.gpu_cost import GpuMachine
+from sparse_compiler.formats.gpu_kernels import form_of, ranked
 from sparse_compiler.formats.semi_structured import library_for, limit
 
 _FORMATS = {"unstructured": "csr", "16x16": "block_16x16", "32x32": "block_32x32", "2:4": "nm_2_4"}
@@ -97,10 +98,9 @@ def _compiled(case: Case, arch: Arch) -> str:
         library = library_for(arch)
         return f"2:4 by {library.name if library else 'torch'}"
     dtype = _COMPUTED.get(case.dtype, case.dtype) if case.block else case.dtype
-    found = ranked(name, shape, window, dtype, arch) or ranked("csr", shape, window, dtype, arch)
-    if not found:
-        return "WRONG: no kernel"
-    _, family, tile = found[0]
+    stored = form_of(FORMATS[name], shape)
+    best = ranked(stored, shape, dtype, arch)[0]
+    family, tile = Family(name, best.kind, stored, window), best.tile
     facts = compile_kernel(kernel(family, dtype, tile), arch).facts
     spilled = f", WRONG: spills {facts.spill_bytes} bytes" if facts.spill_bytes else ""
     return f"{family.function} for {family.format}, {facts.registers} registers{spilled}"

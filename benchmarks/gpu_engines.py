@@ -45,6 +45,7 @@ def eager(setup: Setup) -> Call:
 
 def inductor(setup: Setup) -> Call:
     """torch.compile(mode="max-autotune"), dense, in CUDA graphs."""
+    torch.compiler.reset()  # past 8 layers of one class dynamo would run the next one eagerly
     compiled = torch.compile(setup.module, mode="max-autotune")
     return lambda: compiled(*setup.inputs)
 

@@ -121,10 +121,10 @@ class WeightEntry:
     """A constant of a segment, by graph value.
 
     kind: "packed" (in its storage format), "winograd" (so, transformed by `lowering/dense_conv.py`;
-    `type` is the result's), "raw" (row-major), "mask" (an attention mask made
-    additive, keys outside), or "planes" in the layout of `type`. groups, taps, image: of a packed
-    convolution, `Conv.plain_image`; no taps for a linear. per_shape: depends on the bound sizes too. carried: holds a
-    part for each sample.
+    `type` is the result's), "raw" (row-major), "mask" (an attention mask made additive, keys
+    outside), or "planes" in the layout of `type`. groups, taps, image: of a packed convolution,
+    `Conv.plain_image`; no taps for a linear. per_shape: depends on the bound sizes too. carried:
+    holds a part for each sample.
     """
 
     name: str

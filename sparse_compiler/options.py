@@ -90,7 +90,7 @@ class Options:
     target: str = field(
         default="cpu",
         metadata=_about(
-            "What the code runs on; `cuda` the GPU at hand, a number its compute capability.",
+            "What the code runs on; left out, where the model lies. A number names a kind of GPU.",
             str,
             choices=("cpu", "cuda", "cuda:80", "cuda:90", "cuda:100", "hip:gfx942"),
         ),

@@ -69,6 +69,7 @@ def export_graph(
     Raises `UnsupportedError` for what no file can carry, `ArtifactError`.
     """
     graph, params = fold_parametrized(exported.imported.graph, exported.imported.params)
+    params = LiveWeights(params).on_cpu().tensors
     _check_savable(graph)
     lowered = lower_graph(graph, LiveWeights(params), options, hints)
     entries, weights = store_weights(params)
@@ -186,6 +187,8 @@ def _use_binaries(members: Members) -> None:
         for name, data in members.bytes.items()
         if name.startswith(BINARIES)
     }
+    if not found and "gpu" in members.manifest:
+        return  # nothing in the model pays on that GPU
     if not found:
         raise refused(
             members.path,

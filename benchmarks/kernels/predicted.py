@@ -78,9 +78,10 @@ def measure(lib: ctypes.CDLL, width: int, threads: int) -> Iterator[list[Taken]]
             size = (layer.size - 1) // layer.stride + 1
             strided = layer.stride > 1
             image = (size, size) if layer.kernel == 3 and not strided else ()
-            sizes = rows, columns, nnz, size**2
-            shape = ConvShape(*sizes, layer.kernel**2, 1, strided, image=image)
-            sizes = Layer(layer.out, layer.into, layer.size, layer.kernel, layer.stride)
+            counts = rows, columns, nnz, size**2
+            shape = ConvShape(*counts, layer.kernel**2, layer.groups, strided, image=image)
+            geometry = layer.size, layer.kernel, layer.stride, layer.groups
+            sizes = Layer(layer.out, layer.into, *geometry)
         formats.TOKENS = n
         times = predicted(weight, shape, machine, threads)
         made = {

@@ -77,12 +77,12 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
 }
 
-// Whether a csr weight reads its rows so seldom that they had better stay where they are (measured
-// on AVX-512: few rows of x share a first TLB with long ones of y, so up to 80 reads of each vector
-// where there are more of x, 32 elsewhere).
+// Whether a csr weight reads each row so seldom that a copy would cost more than it saves: so many
+// times at most (measured), more of them where x has more rows than y.
 inline bool reads_in_place(const PackedHeader* h, const Share& share) {
+  constexpr double more = W == 16 ? 80 : W == 8 ? 26 : 8;
   const double part = double(share.block1 - share.block0) / double(h->blocks());
-  return part * double(h->nnz) <= (h->cols > h->rows ? 80. : 32.) * double(h->cols);
+  return part * double(h->nnz) <= (h->cols > h->rows ? more : 2 * W) * double(h->cols);
 }
 
 inline int64_t conv_panel_floats(const PackedHeader* h) {
@@ -146,9 +146,14 @@ template <int R, int C, class T = float, class Epilogue>
 void conv_block(Team& team, const void* packed, const Window& w, const float* x, int64_t ldx,
                 float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
   const auto* header = static_cast<const PackedHeader*>(packed);
-  if constexpr (R == kBlockRows)
+  if constexpr (R == kBlockRows) {
     if (is_flat(header, w))
       return conv_flat<R, C, T>(team, header, w, x, ldx, y, ldy, scratch, epilogue);
+    // Four rows of the weight share what they read of x: a copy of it costs more.
+    if (w.plain())
+      return apply_block<R, C, T>(header, divide_conv(team, header, w),
+                                  RowsInPlace{x, ldx, header->cols}, y, ldy, scratch, epilogue);
+  }
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
     apply_block<R, C, T>(h, share, source, y, ldy, scratch, epilogue);

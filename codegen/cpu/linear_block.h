@@ -2,6 +2,7 @@
 // R rows at a time share each loaded vector of x, as in the dense kernel, but only the columns that
 // hold a block are visited: acc[r][j] += w[r] * x[k][j].
 #pragma once
+#include "linear_csr.h"
 #include "linear_dense.h"
 #include "rest.h"
 #include "value.h"
@@ -18,20 +19,21 @@ constexpr int64_t kBlockGroupBytes = 192 << 10;  // weights that serve all panel
 // on; null for neighbours.
 template <int NB, int R, int C, class T, class Epilogue>
 __attribute__((noinline)) void block_rows(const uint16_t* index, const T* value, int64_t count,
-                                          const float* x, const DenseOutput& o,
+                                          const float* x, int64_t step, const DenseOutput& o,
                                           const int32_t* order, const Epilogue& epilogue) {
   int64_t to[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++) to[r] = o.row + (order ? order[r < o.rows ? r : 0] : r);
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++)
-    fetch_output<NB>(o.y + to[r] * o.ldy + o.col, epilogue, to[r], o.col, o.last);
+    fetch_output<NB>(o.y + to[r] * o.ldy + o.col, epilogue, to[r], o.col, o.last,
+                     !o.first);
   constexpr int chains = R == 1 && NB < 6 ? 2 : 1;  // hide the latency of the multiply-add
   V acc[chains][R][NB];
 #pragma GCC unroll 32
   for (int i = 0; i < chains * R * NB; i++) (&acc[0][0][0])[i] = V{};
 
-  const auto step = [&](const float* row, const T* weights, V (&own)[R][NB]) {
+  const auto add = [&](const float* row, const T* weights, V (&own)[R][NB]) {
     V in[NB];
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) in[j] = load(row + j * W);
@@ -43,12 +45,12 @@ __attribute__((noinline)) void block_rows(const uint16_t* index, const T* value,
     }
   };
   for (int64_t i = 0; i < count; i++) {
-    const float* row = x + int64_t(index[i]) * (NB * W);
+    const float* row = x + int64_t(index[i]) * step;
 #pragma GCC unroll kBlockUnroll
-    for (int c = 0; c + chains <= C; c += chains, row += chains * NB * W, value += chains * R)
+    for (int c = 0; c + chains <= C; c += chains, row += chains * step, value += chains * R)
 #pragma GCC unroll 2
-      for (int k = 0; k < chains; k++) step(row + k * NB * W, value + k * R, acc[k]);
-    if constexpr (C % chains) step(row, value, acc[0]), value += R;
+      for (int k = 0; k < chains; k++) add(row + k * step, value + k * R, acc[k]);
+    if constexpr (C % chains) add(row, value, acc[0]), value += R;
   }
 #pragma GCC unroll 2
   for (int k = 1; k < chains; k++)
@@ -68,8 +70,8 @@ __attribute__((noinline)) void block_rows(const uint16_t* index, const T* value,
 }
 
 template <class T, class Epilogue>
-using BlockKernel = void (*)(const uint16_t*, const T*, int64_t, const float*, const DenseOutput&,
-                             const int32_t*, const Epilogue&);
+using BlockKernel = void (*)(const uint16_t*, const T*, int64_t, const float*, int64_t,
+                             const DenseOutput&, const int32_t*, const Epilogue&);
 
 template <int R, int C, class T, class Epilogue, int NB = 1>
 SC_INLINE BlockKernel<T, Epilogue> block_kernel(int64_t vectors) {
@@ -82,14 +84,14 @@ SC_INLINE BlockKernel<T, Epilogue> block_kernel(int64_t vectors) {
 // whose part for it begins at `order`, of the matrix.
 template <int R, int C, class T, class Epilogue>
 SC_INLINE void block_segment(const PackedHeader* h, const RowEntry* entry, int64_t block_rows,
-                             const uint16_t* index, const T* value, const float* x,
+                             const uint16_t* index, const T* value, const float* x, int64_t step,
                              BlockKernel<T, Epilogue> kernel, const DenseOutput& o,
                              const int32_t* order, const Epilogue& epilogue) {
   for (int64_t i = 0; i < block_rows; i++, entry++) {
     const int64_t count = entry->count, row0 = entry->row * int64_t(h->p);
     for (int64_t r = 0; r < h->p; r += R, value += count * R * C) {
       if (row0 + r >= o.rows) continue;
-      kernel(index, value, count, x,
+      kernel(index, value, count, x, step,
              DenseOutput{o.y, o.ldy, order ? o.row : o.row + row0 + r, min64(R, o.rows - row0 - r),
                          o.col, o.first, o.last},
              order ? order + row0 + r : nullptr, epilogue);
@@ -118,6 +120,8 @@ SC_INLINE void apply_block(const PackedHeader* h, const Share& share, const Sour
         const int64_t v = panels.start(p);
         const auto kernel = block_kernel<R, C, T, Epilogue>(panels.start(p + 1) - v);
         const float* panel = scratch + (v - panels.start(p0)) * rows * W;
+        int64_t step = (panels.start(p + 1) - v) * W;
+        if constexpr (kInPlace<Source>) panel = source.at(g, t * own->k_tile, v), step = source.ldx;
         for (int64_t b = b0; b < b1; b++) {
           const int64_t row0 = b * own->row_block;
           const int64_t height = min64(own->row_block, own->rows - row0);
@@ -126,8 +130,8 @@ SC_INLINE void apply_block(const PackedHeader* h, const Share& share, const Sour
           const DenseOutput out{y,     ldy,    g * own->rows + (order ? 0 : row0), height,
                                 v * W, t == 0, t == own->tiles() - 1};
           block_segment<R, C, T>(own, entry + row0 / own->p, (height + own->p - 1) / own->p,
-                                 index + start[b], value + start[b] * size, panel, kernel, out,
-                                 order, epilogue);
+                                 index + start[b], value + start[b] * size, panel, step,
+                                 kernel, out, order, epilogue);
         }
       }
     }

@@ -18,8 +18,8 @@ SC_INLINE void compact_segment(const uint16_t* index, int64_t count, const T* va
     const bool single = r < live && live - r < kBlockRows, dead = r >= live;
     rows = single ? 1 : min64(kBlockRows, o.rows - r);
     const DenseOutput out{o.y, o.ldy, order ? o.row : o.row + r, rows, o.col, o.first, o.last};
-    (single ? one : four)(index, value, dead ? 0 : count, x, out, order ? order + r : nullptr,
-                          epilogue);
+    (single ? one : four)(index, value, dead ? 0 : count, x, wide * W, out,
+                          order ? order + r : nullptr, epilogue);
     value += dead ? 0 : rows * count;
   }
 }

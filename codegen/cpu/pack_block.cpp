@@ -241,9 +241,11 @@ static void choose_tiles(const Layer& l, Tiles& tiles) {
   }
   // The kernel reads each vector of a panel once for four rows, so more of it may come from L2.
   const int64_t most = l.width == 16 ? 6 : 3;
-  tiles.panel_vectors = even_panels(l.n, l.width, l.width == 16 ? 4 : 3, most);
+  const bool one_tile = l.taps == 1 && l.K <= 96;  // of any panel
+  tiles.panel_vectors = even_panels(l.n, l.width, l.width == 16 && !one_tile ? 4 : most, most);
   const double density = double(l.nnz) / (double(l.M) * double(l.K));
-  const int64_t kilobytes = density >= .15 ? 48 : density >= .07 ? 96 : 192;
+  // 1 x 1 convolutions read their rows in place, which makes no panel fit better.
+  const int64_t kilobytes = density >= .15 && l.taps != 1 ? 48 : density >= .07 ? 96 : 192;
   const int64_t row = tiles.panel_vectors * l.width * 4;
   tiles.k_tile = even_tiles(kilobytes, l.K, row);
   if (l.banded)

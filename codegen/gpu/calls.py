@@ -9,7 +9,7 @@ from sparse_compiler.codegen.gpu.rules import RULES, kernel_name, rule
 from sparse_compiler.codegen.gpu.source import Host, Module, Printer
 from sparse_compiler.codegen.gpu.weight_calls import WEIGHT_RULES
 from sparse_compiler.codegen.program import Call, Segment
-from sparse_compiler.errors import CodegenError
+from sparse_compiler.errors import CodegenError, UnsupportedError
 from sparse_compiler.formats.gpu_arch import DEFAULT, Arch
 from sparse_compiler.ir.refusal import No
 
@@ -51,6 +51,8 @@ def unprintable(segment: Segment) -> Mapping[str, No]:
             continue
         try:
             made(Printer(segment, "fp32"), call)
+        except UnsupportedError:  # a limit of some GPU, told when it is printed for the one at hand
+            continue
         except CodegenError as error:
             found[call.label] = No("dtype_unsupported", error.what)
     return found

@@ -34,6 +34,7 @@ $start
 $inner
         value = tl.load(x + offset + s, mask=mask, other=0)$converted
 $step
+    lanes = tl.arange(0, WIDE)[None, :]
 $finish
     tl.store(out + offset_out + to, value.to(out.dtype.element_ty), mask=kept)
 """
@@ -98,7 +99,7 @@ value = tl.where(nan < FAR, nan, value)"""
 
 _ZEROS = "total = tl.zeros([HIGH, WIDE], TYPE)"
 _SUM = Fold(_ZEROS, "total += tl.where(mask, value, 0)", "value = tl.sum(total, 1)[:, None]")
-_LAST = "tl.where(tl.arange(0, WIDE)[None, :] == WIDE - 1, tl.cumprod(total, 1), 0)"
+_LAST = "tl.where(lanes == WIDE - 1, tl.cumprod(total, 1), 0)"
 FOLDS: Mapping[str, Fold] = {
     "Sum": _SUM,
     "Mean": Fold(_SUM.start, _SUM.step, f"{_SUM.finish} / LENGTH"),

@@ -50,5 +50,6 @@ def _rotate(printer: Printer, call: Call) -> None:
 
 def _step(planes: Planes | ConstantPlanes) -> Dim:
     """From one plane to the next."""
-    constant = isinstance(planes, ConstantPlanes)
-    return ld_of_constant(planes.index) if constant else ld_of(planes.space)
+    if isinstance(planes, ConstantPlanes):
+        return ld_of_constant(planes.index)
+    return ld_of(planes.space)

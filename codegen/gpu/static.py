@@ -18,7 +18,7 @@ from typing import Any
 
 from sparse_compiler.errors import CodegenError, OptionError
 from sparse_compiler.formats.gpu_arch import Arch
-from sparse_compiler.formats.gpu_cost import Occupancy, occupancy
+from sparse_compiler.formats.gpu_roofline import Occupancy, occupancy
 
 _LOAD = re.compile(r"\bld\.(?:global|param::entry\.global)[\w.:]*?(?:\.v(\d))?\.[busf](\d+)\b")
 _STORE = re.compile(r"\bst\.global[\w.:]*?(?:\.v(\d))?\.[busf](\d+)\b")

@@ -1,63 +1,59 @@
-"""Linears and convolutions as launches: the kernel that the weight's format and sizes ask for."""
+"""Linears and convolutions as launches: the kernel that the weight's format and sizes ask for.
+
+The cost model ranks the tiles of the kernels that can; the first is launched, the next ones are
+kept beside it for tuning. A row that is split along K takes a second launch, which sums the parts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparse_compiler.codegen.gpu import weights as W
 from sparse_compiler.codegen.gpu.expressions import code_of
-from sparse_compiler.codegen.gpu.source import Part, Printer, planes_args, source_args
+from sparse_compiler.codegen.gpu.source import (
+    Launch,
+    Part,
+    Printer,
+    Scratch,
+    planes_args,
+    source_args,
+)
 from sparse_compiler.codegen.gpu.sparse_dots import is_sparse_dot, print_sparse_dot
 from sparse_compiler.codegen.gpu.windows import reads_of
 from sparse_compiler.codegen.operands import Columns, Struct
 from sparse_compiler.codegen.program import Call, Segment, WeightEntry
-from sparse_compiler.errors import CodegenError
+from sparse_compiler.errors import CodegenError, UnsupportedError
 from sparse_compiler.formats.base import FORMATS
+from sparse_compiler.formats.cost import ConvShape, LinearShape, Shape
 from sparse_compiler.formats.gpu_arch import DEFAULT, Arch
+from sparse_compiler.formats.gpu_kernels import (
+    FEW,
+    ROWS,
+    Choice,
+    Kind,
+    Stored,
+    ranked,
+    stored_form,
+)
+from sparse_compiler.formats.gpu_roofline import Tile
+from sparse_compiler.ir.types import product
 
-FEW = 16
-"""Columns up to which threads lie along the weight."""
-LEAST_DOT = 16
-"""Rows and columns from which a block is multiplied on matrix units."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """How a weight lies on the GPU. kind: "dense", "rows", "blocks", "nm", "bitmap" or
-    "semi_structured", which torch's kernels read.
-
-    high, deep: rows and columns of a block (csr: 1 x 1) or of a dense tile; of "nm", how many are
-    kept of how many.
-    """
-
-    kind: str
-    high: int = 1
-    deep: int = 1
+TRIED = 4
+"""Tiles of a launch that tuning measures."""
+USUAL_COLUMNS, USUAL_DENSITY = 4096, 0.1
+"""What tiles are ranked for where a segment does not say: its columns, its weights' zeros."""
+SUMMED = 128
+"""Rows of a program that sums the parts of split rows."""
 
 
 def stored_as(entry: WeightEntry, *, few: bool) -> Stored:
-    """The packing of a weight for the GPU: its own format where there is a kernel, else csr.
-
-    few: a linear on few columns, whose threads lie along the weight.
-    """
-    format_ = FORMATS[str(entry.type.format)]
-    rows = int(entry.type.shape[0]) // max(1, entry.groups)
+    """The packing of a weight for the GPU. few: of a linear on few columns."""
     if entry.kind == "winograd":  # the kernels themselves: matrix units need no fewer products
         return Stored("dense", 32, 32)
-    if format_.family == "dense":
-        return Stored("dense", 32, 32) if entry.groups == 1 else Stored("rows")
-    high, deep = format_.parameters
-    if format_.family == "nm":
-        return Stored("nm", high, deep)
-    if format_.family == "block":
-        tall = 1 << (high - 1).bit_length()
-        if entry.groups == 1 or (rows % high == 0 and tall == high):
-            return Stored("blocks", tall, deep) if tall == high else Stored("blocks")
-    if format_.family == "bitmap" and few:  # of more, indices are cheaper to have than to count
-        return Stored("bitmap")
-    return Stored("blocks")
+    rows = int(entry.type.shape[0]) // max(1, entry.groups)
+    return stored_form(FORMATS[str(entry.type.format)], rows, entry.groups, few=few)
 
 
 def weight_kinds(
@@ -77,9 +73,9 @@ def _stored(segment: Segment, call: Call) -> Stored:
     one = call.kernel == "decode_row"
     few = one or (call.kernel.startswith("linear") and _few(segment, call))
     stored = stored_as(segment.weights[call.weight or 0], few=few)
-    if not one or stored.kind == "bitmap":
+    if not one or stored.kind in ("bitmap", "csr"):
         return stored
-    return Stored("rows" if stored.kind == "dense" else "blocks")
+    return Stored("rows" if stored.kind == "dense" else "csr")
 
 
 def window_args(window: Struct) -> dict[str, Any]:
@@ -99,17 +95,66 @@ def arguments(call: Call) -> tuple[Any, ...]:
     return call.args
 
 
+def shape_of(segment: Segment, call: Call, entry: WeightEntry, stored: Stored) -> Shape:
+    """The layer as costs see it, with the usual sizes and zeros where the segment has none."""
+    rows, columns = _matrix(entry)
+    density = {"nm": stored.high / stored.deep, "dense": 1.0, "rows": 1.0}
+    nnz = max(1, round(rows * columns * density.get(stored.kind, USUAL_DENSITY)))
+    known = 1 if call.kernel == "decode_row" else _columns(segment, call)
+    n = USUAL_COLUMNS if known is None else max(1, known)
+    if not call.kernel.startswith("conv"):
+        return LinearShape(rows, columns, nnz, n, nnz)
+    # The printed kernel reads through a window, also one of a single tap.
+    return ConvShape(rows, columns, nnz, n, max(1, entry.taps), entry.groups, True, nnz)
+
+
+def _matrix(entry: WeightEntry) -> tuple[int, int]:
+    shape = entry.type.shape
+    rows = int(shape[0]) // 16 if entry.kind == "winograd" else int(shape[0])
+    columns = product(shape[1:])
+    return rows, columns if isinstance(columns, int) else USUAL_COLUMNS
+
+
+def _columns(segment: Segment, call: Call) -> int | None:
+    """How many columns a call works on, where that is known."""
+    columns, samples = segment.spaces[call.space or 0].columns, segment.samples
+    known = isinstance(columns, int) and isinstance(samples, int)
+    return int(columns) * int(samples) if known else None
+
+
+def _few(segment: Segment, call: Call) -> bool:
+    columns = _columns(segment, call)
+    return columns is not None and columns <= FEW
+
+
+def _choices(printer: Printer, call: Call, entry: WeightEntry, stored: Stored) -> list[Choice]:
+    """What runs the call, and what tuning tries beside it: one launch each."""
+    shape = shape_of(printer.segment, call, entry, stored)
+    found = ranked(stored, shape, printer.dtype, printer.arch)
+    if call.kernel == "decode_row":  # x is a row, not planes
+        found = tuple(c for c in found if c.kind.few)
+    if not found:
+        raise UnsupportedError(
+            f"the blocks of %{entry.name} are too large for {printer.arch.label}",
+            why=f"no tile of them fits its {printer.arch.shared_block} bytes of shared memory",
+            fix="take smaller blocks",
+        )
+    first, *others = found
+    whole = [c for c in others if c.tile.parts == 1]
+    return [first, *(whole[: TRIED - 1] if first.tile.parts == 1 else ())]
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
 def _linear(printer: Printer, call: Call) -> None:
     if is_sparse_dot(printer.segment, call, printer.dtype, printer.arch):
         print_sparse_dot(printer, call)
         return
     weight, x, to, columns, _, functor = arguments(call)
-    stored = _stored(printer.segment, call)
     args = {**planes_args(to), **source_args(x), "LINES": x.rows, "P": columns}
-    if _few(printer.segment, call) and stored in (Stored("blocks"), Stored("bitmap")):
-        _decode(printer, call, stored, args)
-        return
-    _multiply(printer, call, weight.index, stored, args, W.LINES, functor)
+    holes = {"functors": {"epilogue": functor}}
+    _print(printer, call, weight.index, args, W.LINES, holes)
 
 
 def _conv(printer: Printer, call: Call) -> None:
@@ -117,8 +162,8 @@ def _conv(printer: Printer, call: Call) -> None:
     entry = printer.segment.weights[weight.index]
     args = {**planes_args(to), **source_args(x), **window_args(window)}
     args |= {"LINES": entry.type.shape[1], "P": Columns(to.planes.space)}
-    stored = _stored(printer.segment, call)
-    _multiply(printer, call, weight.index, stored, args, reads_of(window), functor)
+    holes = {"functors": {"epilogue": functor}}
+    _print(printer, call, weight.index, args, reads_of(window), holes)
 
 
 def _depthwise(printer: Printer, call: Call) -> None:
@@ -140,114 +185,167 @@ def _depthwise(printer: Printer, call: Call) -> None:
     )
 
 
-def _few(segment: Segment, call: Call) -> bool:
-    """True where a call's columns are known, and few."""
-    columns, samples = segment.spaces[call.space or 0].columns, segment.samples
-    known = isinstance(columns, int) and isinstance(samples, int)
-    return known and int(columns) * int(samples) <= FEW
-
-
-def _decode(printer: Printer, call: Call, stored: Stored, args: dict[str, Any]) -> None:
-    weight, _, _, columns, _, functor = arguments(call)
-    rows = printer.segment.weights[weight.index].type.shape[0]
-    template, parts = _DECODES[stored.kind]
-    args |= {name: Part(weight.index, part) for name, part in parts.items()}
-    printer.launch(
-        template,
-        f"{stored.kind}_decode",
-        args | {"M": rows, "WIDE": 512},
-        ((rows, 1), (columns, 1)),
-        call.label,
-        holes={"params": "x, ldx, LINES,"},
-        functors={"epilogue": functor},
-    )
-
-
-_DECODES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "blocks": (W.CSR_DECODE, {"starts": "starts", "index": "index", "number": "number"}),
-    "rows": (W.DENSE_DECODE, {"K": "columns", "number": "number"}),
-    "bitmap": (
-        W.BITMAP_DECODE,
-        {"starts": "starts", "bits": "bits", "number": "number", "WORDS": "words"},
-    ),
-}
-
-
 def _decode_row(printer: Printer, call: Call) -> None:
     """A linear on one row-major column; its epilogue reads vectors with a step of 0 or 1."""
     weight, x, to, _, functor, *reads = arguments(call)
-    rows = printer.segment.weights[weight.index].type.shape[0]
-    template, parts = _DECODES[_stored(printer.segment, call).kind]
-    args: dict[str, Any] = {name: Part(weight.index, part) for name, part in parts.items()}
-    args |= {"out": to, "ldo": 1, "P": 1, "M": rows, "x": x, "ldx": 1, "LINES": 0, "WIDE": 512}
-    lines, names = [], []
+    args: dict[str, Any] = {"out": to, "ldo": 1, "P": 1, "x": x, "ldx": 1, "LINES": 0}
+    lines: list[str] = []
+    given: dict[str, Any] = {}
     for i, read in enumerate(reads, 1):
         place, step = read.fields
-        args |= {f"s{i}": place, f"step{i}": step}
-        names += [f"s{i}", f"step{i}"]
-        lines.append(f"x{i} = tl.load(s{i} + row * step{i}).to(tl.float32)")
+        given |= {f"s{i}": place, f"step{i}": step}
+        lines.append(f"x{i} = tl.load(s{i} + row * step{i}, mask=mask, other=0.0).to(tl.float32)")
     lines += code_of(functor.expr, functor.dtypes)
-    holes = {"params": "x, ldx, LINES, " + "".join(f"{n}, " for n in names)}
-    holes["epilogue"] = "\n".join(lines)
-    grid = ((rows, 1), (1, 1))
-    printer.launch(template, "decode_row", args, grid, call.label, holes=holes)
+    holes = {"given": given, "epilogue": "\n".join(lines)}
+    _print(printer, call, weight.index, args, W.LINES, holes)
 
 
-def _multiply(
+def _print(
     printer: Printer,
     call: Call,
     index: int,
-    stored: Stored,
     args: dict[str, Any],
     reads: Mapping[str, str],
-    functor: Any,
+    holes: Mapping[str, Any],
 ) -> None:
-    """A launch of the kernel for how the weight is stored; reads: how it loads lines of x."""
+    """The launch of the best tile, the others beside it. reads: how lines of x are loaded; holes:
+    what is computed of the sums, as functors, or as text with the parameters `given` to it."""
     entry = printer.segment.weights[index]
-    shape = entry.type.shape
-    rows = int(shape[0]) // 16 if entry.kind == "winograd" else int(shape[0])
-    wide, warps, stages = 128, 1, 3
-    args |= {"M": rows, "number": Part(index, "number")}
-    grouped = {"GROUP_ROWS": rows // entry.groups if entry.taps else rows}
-    grouped["GROUP_LINES"] = shape[1] if entry.taps else 0
-    if entry.kind == "winograd":
-        grouped = {"GROUP_ROWS": rows, "GROUP_LINES": 0}
-    precision = "tf32" if printer.dtype == "tf32" else "ieee"
-    high = 1
-    if stored.kind == "dense":
-        template, high, wide, warps = W.DENSE_DOTS, stored.high, 64, 4
-        args |= {"K": Part(index, "columns"), "HIGH": high, "DEEP": stored.deep}
-        args |= {"PRECISION": precision}
-    elif stored.kind == "rows":
-        template = W.DENSE_ROWS
-        args |= {"K": Part(index, "columns"), **grouped}
-    elif stored.kind == "nm":
-        template = W.NM_ROWS
-        args |= {"place": Part(index, "place"), "RUNS": Part(index, "runs"), **grouped}
-        args |= {"KEPT": stored.high, "OF": stored.deep}
-    else:
-        high = stored.high
-        args |= {name: Part(index, name) for name in ("starts", "index")}
-        args |= {"HIGH": high, "DEEP": stored.deep}
-        template = W.BLOCK_ROWS
-        even = stored.deep & (stored.deep - 1) == 0
-        if even and min(high, stored.deep) >= LEAST_DOT and entry.groups == 1:
-            template, wide, warps = W.BLOCK_DOTS, 64, 4
-            args |= {"PRECISION": precision}
-        else:
-            args |= grouped
-    args["WIDE"] = wide
-    printer.launch(
-        template,
-        f"{stored.kind}_{'conv' if entry.taps or entry.kind == 'winograd' else 'linear'}",
-        args,
-        ((rows, high), (args["P"], wide)),
-        call.label,
-        holes=reads,
-        functors={"epilogue": functor},
-        warps=warps,
-        stages=stages,
-    )
+    stored = _stored(printer.segment, call)
+    layer = _Layer(printer, call, index, entry, stored, args, reads, holes)
+    begin = len(printer.launches)
+    choices = _choices(printer, call, entry, stored)
+    for choice in choices:
+        layer.launch(choice.kind, choice.tile)
+    if choices[0].tile.parts == 1:
+        first, *others = (x for x in printer.launches[begin:] if isinstance(x, Launch))
+        printer.launches[begin:] = [replace(first, others=tuple(others))]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A call as the arguments of `_print`, on the way to its launches."""
+
+    printer: Printer
+    call: Call
+    index: int
+    entry: WeightEntry
+    stored: Stored
+    args: Mapping[str, Any]
+    reads: Mapping[str, str]
+    holes: Mapping[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return _matrix(self.entry)[0]
+
+    def launch(self, kind: Kind, tile: Tile) -> None:
+        """One launch, or two where rows are split along K."""
+        if kind.few:
+            self._decode(kind, tile)
+            return
+        args = {**self.args, **self._weight(kind), **_tile_args(kind, tile, self.stored)}
+        args |= {} if "DOTS" in kind.template else self._groups()
+        if "DOTS" in kind.template:
+            args["PRECISION"] = "tf32" if self.printer.dtype == "tf32" else "ieee"
+        grid = ((self.rows, tile.rows), (args["P"], tile.columns))
+        windowed = self.entry.taps or self.entry.kind == "winograd"
+        name = f"{self.stored.kind}_{'conv' if windowed else 'linear'}"
+        self._enter(getattr(W, kind.template), name, args, grid, tile, self.reads)
+
+    def _decode(self, kind: Kind, tile: Tile) -> None:
+        args = {**self.args, **self._weight(kind), **_tile_args(kind, tile, self.stored)}
+        grid = ((self.rows, tile.rows), (args["P"], 1), (tile.parts, 1))
+        reads, name = {"params": "x, ldx, LINES,"}, f"{self.stored.kind}_decode"
+        if tile.parts == 1:
+            self._enter(getattr(W, kind.template), name, args, grid, tile, reads)
+            return
+        label, columns = self.call.label, self.args["P"]
+        partial = Scratch(f"parts of {label}", tile.parts * self.rows, columns)
+        split = {**{k: v for k, v in args.items() if k != "ldo"}, "out": partial}
+        template = getattr(W, f"{kind.template}_PART")
+        self.printer.launch(
+            template,
+            f"{name}_part",
+            split,
+            grid,
+            label,
+            holes=reads,
+            warps=tile.warps,
+            stages=tile.stages,
+        )
+        kept = ("out", "ldo", "P")
+        args = {**{k: self.args[k] for k in kept}, "partial": partial, "M": self.rows}
+        args |= {"HIGH": SUMMED, "PARTS": tile.parts}
+        sums = ((self.rows, SUMMED), (columns, 1))
+        self._enter(W.SUM_PARTS, "sum_parts", args, sums, replace(tile, warps=4), {"params": ""})
+
+    def _enter(
+        self,
+        template: str,
+        name: str,
+        args: dict[str, Any],
+        grid: Any,
+        tile: Tile,
+        reads: Mapping[str, str],
+    ) -> None:
+        """A launch with the epilogue in it."""
+        given = self.holes.get("given", {})
+        holes = {**reads, "params": reads["params"] + "".join(f" {name}," for name in given)}
+        if "epilogue" in self.holes:
+            holes["epilogue"] = self.holes["epilogue"]
+        self.printer.launch(
+            template,
+            name,
+            args | given,
+            grid,
+            self.call.label,
+            holes=holes,
+            functors=self.holes.get("functors"),
+            warps=tile.warps,
+            stages=tile.stages,
+        )
+
+    def _weight(self, kind: Kind) -> dict[str, Any]:
+        """What the kernel reads of the weight."""
+        parts = _PARTS[kind.template]
+        found: dict[str, Any] = {name: Part(self.index, part) for name, part in parts.items()}
+        return {**found, "number": Part(self.index, "number"), "M": self.rows}
+
+    def _groups(self) -> dict[str, Any]:
+        """Which lines of x a row reads."""
+        if self.entry.kind == "winograd" or not self.entry.taps:
+            return {"GROUP_ROWS": self.rows, "GROUP_LINES": 0}
+        lines = self.entry.type.shape[1]
+        return {"GROUP_ROWS": self.rows // self.entry.groups, "GROUP_LINES": lines}
+
+
+_CSR = {"order": "order", "starts": "starts", "index": "index"}
+_BITMAP = {"starts": "starts", "bits": "bits", "WORDS": "words", "CHUNKS": "chunks"}
+_PARTS: Mapping[str, Mapping[str, str]] = {
+    "CSR_ROWS": _CSR,
+    "CSR_DECODE": _CSR,
+    "BITMAP_DECODE": _BITMAP,
+    "DENSE_DECODE": {"K": "columns"},
+    "DENSE_ROWS": {"K": "columns"},
+    "DENSE_DOTS": {"K": "columns"},
+    "NM_ROWS": {"place": "place", "RUNS": "runs"},
+    "BLOCK_ROWS": {"starts": "starts", "index": "index"},
+    "BLOCK_DOTS": {"starts": "starts", "index": "index"},
+}
+"""By template: its arguments, and the arrays and sizes of the packed weight that they are."""
+
+
+def _tile_args(kind: Kind, tile: Tile, stored: Stored) -> dict[str, Any]:
+    """The constants of a kernel."""
+    if kind.few:
+        return {"HIGH": tile.rows, "WIDE": tile.depth, "PARTS": tile.parts}
+    if stored.kind == "nm":
+        return {"KEPT": stored.high, "OF": stored.deep, "WIDE": tile.columns}
+    if kind is ROWS:
+        return {"WIDE": tile.columns}
+    found = {"HIGH": tile.rows, "WIDE": tile.columns}
+    return found if stored.kind == "csr" else {**found, "DEEP": stored.deep}
 
 
 WEIGHT_RULES: dict[str, Callable[[Printer, Call], None]] = {

@@ -24,7 +24,7 @@ def $name(
     out, ldo, P, M, starts, index, number, GROUP_ROWS, GROUP_LINES, $params
     HIGH: tl.constexpr, DEEP: tl.constexpr, WIDE: tl.constexpr,
 ):
-    # HIGH rows share each line that they read; csr is blocks of 1 x 1
+    # HIGH rows share each line that they read
 {HEAD}    band = tl.program_id(0)
     row = band * HIGH + tl.arange(0, HIGH)[:, None]
     mask = (row < M) & inside
@@ -46,13 +46,13 @@ def $name(
     WIDE: tl.constexpr,
 ):
     # a row of few numbers, as of a depthwise convolution
-{HEAD}    row = tl.program_id(0) + tl.zeros([1, 1], tl.int32)
-    mask = inside
-    first_line = row // GROUP_ROWS * GROUP_LINES
+{HEAD}    mine = tl.program_id(0)
+    row, mask = mine + tl.zeros([1, 1], tl.int32), inside
+    first_line = mine // GROUP_ROWS * GROUP_LINES
 $prepare
     total = tl.zeros([1, WIDE], tl.float32)
     for k in range(K):
-        weight = tl.load(number + row * K + k)
+        weight = tl.load(number + mine * K + k)
 $load
         total += weight.to(tl.float32) * line.to(tl.float32)
 {STORE}"""
@@ -63,14 +63,14 @@ def $name(
     KEPT: tl.constexpr, OF: tl.constexpr, WIDE: tl.constexpr,
 ):
     # KEPT numbers of each run of OF columns; place: where in its run each lies, a byte
-{HEAD}    row = tl.program_id(0) + tl.zeros([1, 1], tl.int32)
-    mask = inside
-    first_line = row // GROUP_ROWS * GROUP_LINES
+{HEAD}    mine = tl.program_id(0)
+    row, mask = mine + tl.zeros([1, 1], tl.int32), inside
+    first_line = mine // GROUP_ROWS * GROUP_LINES
 $prepare
     total = tl.zeros([1, WIDE], tl.float32)
     for run in range(RUNS):
         for j in tl.static_range(KEPT):
-            i = (row * RUNS + run) * KEPT + j
+            i = (mine * RUNS + run) * KEPT + j
             weight = tl.load(number + i)
             k = run * OF + tl.load(place + i).to(tl.int32)
 $load
@@ -115,61 +115,120 @@ $load
         total = tl.dot(block, line, total, input_precision=PRECISION)
 {STORE}"""
 
-CSR_DECODE = """\
-def $name(out, ldo, P, M, starts, index, number, $params WIDE: tl.constexpr):
-    # one column of few: threads along the row's numbers, their products summed at the end
-    row = tl.program_id(0) + tl.zeros([1, 1], tl.int32)
+CSR_ROWS = f"""\
+def $name(
+    out, ldo, P, M, order, starts, index, number, GROUP_ROWS, GROUP_LINES, $params
+    HIGH: tl.constexpr, WIDE: tl.constexpr,
+):
+    # HIGH rows one after the other over one panel of x: lines that one fetched the next ones find
+{HEAD}$prepare
+    for band in range(tl.program_id(0) * HIGH, tl.minimum(tl.program_id(0) * HIGH + HIGH, M)):
+        mine = tl.load(order + band)
+        row, mask = mine + tl.zeros([1, 1], tl.int32), inside
+        first_line = mine // GROUP_ROWS * GROUP_LINES
+        total = tl.zeros([1, WIDE], tl.float32)
+        for i in range(tl.load(starts + mine), tl.load(starts + mine + 1)):
+            k = tl.load(index + i)
+            weight = tl.load(number + i)
+$load
+            total += weight.to(tl.float32) * line.to(tl.float32)
+        x0 = total
+$epilogue
+        tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
+"""
+
+
+def _decode(params: str, prepare: str, loop: str, part: bool) -> str:
+    """A product with one column of few: threads along HIGH rows' numbers, summed at the end.
+
+    part: each of PARTS programs takes its share of a row and keeps the sum, [PARTS, M, P] in fp32.
+    """
+    head = f"def $name(out, {'' if part else 'ldo, '}P, M, {params} $params\n"
+    store = _KEEP if part else _WHOLE
+    return f"{head}{_DECODE_HEAD}{prepare}{_ZEROS}{loop}{store}"
+
+
+_DECODE_HEAD = """\
+    HIGH: tl.constexpr, WIDE: tl.constexpr, PARTS: tl.constexpr,
+):
+    band = tl.program_id(0) * HIGH + tl.arange(0, HIGH)[:, None]
     at = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
-    mask = at < P
-    end = tl.load(starts + tl.program_id(0) + 1)
-    total = tl.zeros([1, WIDE], tl.float32)
-    for first in range(tl.load(starts + tl.program_id(0)), end, WIDE):
-        i = first + tl.arange(0, WIDE)[None, :]
-        k = tl.load(index + i, mask=i < end, other=0)
-        weight = tl.load(number + i, mask=i < end, other=0.0)
-        line = tl.load(x + k * ldx + at, mask=i < end, other=0.0)
-        total += weight.to(tl.float32) * line.to(tl.float32)
+    first = tl.program_id(2) * WIDE
+    mask = (band < M) & (at < P)
+"""
+
+_ZEROS = "    total = tl.zeros([HIGH, WIDE], tl.float32)\n"
+
+_WHOLE = """\
     x0 = tl.sum(total, 1)[:, None]
 $epilogue
     tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
 """
 
-DENSE_DECODE = """\
-def $name(out, ldo, P, M, K, number, $params WIDE: tl.constexpr):
-    # a row of numbers times one column of few
-    row = tl.program_id(0) + tl.zeros([1, 1], tl.int32)
-    at = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
-    mask = at < P
-    total = tl.zeros([1, WIDE], tl.float32)
-    for first in range(0, K, WIDE):
-        k = first + tl.arange(0, WIDE)[None, :]
+_KEEP = """\
+    tl.store(out + (tl.program_id(2) * M + row) * P + at, tl.sum(total, 1)[:, None], mask=mask)
+"""
+
+_CSR_DECODE = (
+    "order, starts, index, number,",
+    """\
+    row = tl.load(order + band, mask=band < M, other=0)
+    begin = tl.load(starts + row)
+    count = tl.where(band < M, tl.load(starts + row + 1) - begin, 0)
+""",
+    """\
+    for left in range(first, tl.max(tl.max(count, 1), 0), WIDE * PARTS):
+        i = left + tl.arange(0, WIDE)[None, :]
+        k = tl.load(index + begin + i, mask=i < count, other=0)
+        weight = tl.load(number + begin + i, mask=i < count, other=0.0)
+        line = tl.load(x + k * ldx + at, mask=i < count, other=0.0)
+        total += weight.to(tl.float32) * line.to(tl.float32)
+""",
+)
+
+_DENSE_DECODE = (
+    "K, number,",
+    "    row = tl.minimum(band, M - 1)\n",
+    """\
+    for left in range(first, K, WIDE * PARTS):
+        k = left + tl.arange(0, WIDE)[None, :]
         weight = tl.load(number + row * K + k, mask=k < K, other=0.0)
         line = tl.load(x + k * ldx + at, mask=k < K, other=0.0)
         total += weight.to(tl.float32) * line.to(tl.float32)
-    x0 = tl.sum(total, 1)[:, None]
-$epilogue
-    tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
-"""
+""",
+)
 
-BITMAP_DECODE = """\
-def $name(out, ldo, P, M, WORDS, starts, bits, number, $params WIDE: tl.constexpr):
-    # a bit for each column, 32 to a word: a running count says where each number lies
-    row = tl.program_id(0) + tl.zeros([1, 1], tl.int32)
-    at = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
-    mask = at < P
-    before = tl.load(starts + tl.program_id(0))
-    total = tl.zeros([1, WIDE], tl.float32)
-    for first in range(0, WORDS * 32, WIDE):
-        k = first + tl.arange(0, WIDE)[None, :]
+_BITMAP_DECODE = (
+    "WORDS, CHUNKS, starts, bits, number,",
+    "    row = tl.minimum(band, M - 1)\n",
+    """\
+    for left in range(first, CHUNKS * WIDE, WIDE * PARTS):
+        # a bit for each column, 32 to a word; starts: of the numbers of each WIDE columns
+        k = left + tl.arange(0, WIDE)[None, :]
         word = tl.load(bits + row * WORDS + k // 32, mask=k < WORDS * 32, other=0)
         kept = (word >> (k % 32)) & 1
-        there = kept != 0
-        i = before + tl.cumsum(kept, 1) - 1
-        weight = tl.load(number + i, mask=there, other=0.0)
-        line = tl.load(x + k * ldx + at, mask=there, other=0.0)
+        i = tl.load(starts + row * CHUNKS + left // WIDE) + tl.cumsum(kept, 1) - 1
+        weight = tl.load(number + i, mask=kept != 0, other=0.0)
+        line = tl.load(x + k * ldx + at, mask=kept != 0, other=0.0)
         total += weight.to(tl.float32) * line.to(tl.float32)
-        before += tl.sum(tl.sum(kept, 1), 0)
-    x0 = tl.sum(total, 1)[:, None]
+""",
+)
+
+CSR_DECODE, CSR_DECODE_PART = (_decode(*_CSR_DECODE, part) for part in (False, True))
+DENSE_DECODE, DENSE_DECODE_PART = (_decode(*_DENSE_DECODE, part) for part in (False, True))
+BITMAP_DECODE, BITMAP_DECODE_PART = (_decode(*_BITMAP_DECODE, part) for part in (False, True))
+
+SUM_PARTS = """\
+def $name(
+    out, ldo, P, M, partial, $params HIGH: tl.constexpr, PARTS: tl.constexpr,
+):
+    # the second pass of a row that was split along K: no atomics, the same order every time
+    row = tl.program_id(0) * HIGH + tl.arange(0, HIGH)[:, None]
+    at = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
+    mask = (row < M) & (at < P)
+    x0 = tl.zeros([HIGH, 1], tl.float32)
+    for part in tl.static_range(PARTS):
+        x0 += tl.load(partial + (part * M + row) * P + at, mask=mask, other=0.0)
 $epilogue
     tl.store(out + row * ldo + at, value.to(out.dtype.element_ty), mask=mask)
 """

@@ -19,10 +19,13 @@ from sparse_compiler.analysis.cost import (
     TORCH_CALL_NS,
     Sizes,
     copy_ns,
+    sweep_ns,
 )
+from sparse_compiler.ir.expr import count_calls
 from sparse_compiler.ir.graph import Graph, Node
 from sparse_compiler.ir.refusal import No
 from sparse_compiler.ir.types import Layout
+from sparse_compiler.ops.epilogue import TakesEpilogue
 from sparse_compiler.ops.shape import in_planes
 from sparse_compiler.passes.base import TORCH, Context
 from sparse_compiler.passes.layouts.candidates import Mode
@@ -100,7 +103,7 @@ def losses(plan: Plan, context: Context, sizes: Sizes) -> dict[str, No]:
     """Nodes of the segments whose predicted gain does not pay for entering and leaving them."""
     lost: dict[str, No] = {}
     for segment in segments(plan):
-        gain = sum(_gain_ns(node, context) for node in segment)
+        gain = sum(_gain_ns(plan.graph, node, context, sizes) for node in segment)
         cost = _border_ns(plan, segment, sizes)
         cost += HOSTED_CALL_NS - CALL_NS if context.hosted else 0.0
         if gain <= cost:
@@ -163,10 +166,15 @@ def _border_ns(plan: Plan, segment: list[Node], sizes: Sizes) -> float:
     return CALL_NS + sum(copy_ns(size) for size in _copies(plan, segment, sizes))
 
 
-def _gain_ns(node: Node, context: Context) -> float:
-    """What a native node saves: torch's dispatch, and for a layer the difference predicted."""
+def _gain_ns(graph: Graph, node: Node, context: Context, sizes: Sizes) -> float:
+    """What a native node saves: torch's dispatch, the sweeps over its result that an epilogue takes
+    torch, and for a layer the difference predicted."""
     dispatch = FUSED_CALL_NS if context.hosted else TORCH_CALL_NS
     gain = 0.0 if node.op.view else dispatch
+    if isinstance(node.op, TakesEpilogue):
+        calls = count_calls(node.op.tree)
+        sweeps = min(calls, 1) if context.hosted else calls
+        gain += sweeps * (dispatch + sweep_ns(2 * sizes.nbytes(graph.tensor(node.name))))
     times = {c.format: c for c in context.candidates.get(node.name, ())}
     chosen = next((c for c in times.values() if c.refused is None), None)
     if chosen is not None:

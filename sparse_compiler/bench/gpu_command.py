@@ -13,12 +13,13 @@ from sparse_compiler.codegen.gpu.layer_kernels import offers
 from sparse_compiler.codegen.gpu.static import require_triton
 from sparse_compiler.files import replacing
 from sparse_compiler.formats.gpu_arch import ARCHES, Arch, find_arch
-from sparse_compiler.formats.gpu_cost import DTYPES
+from sparse_compiler.formats.gpu_roofline import DTYPES
 from sparse_compiler.options import Options
 
 from .case import numbers
 from .gpu_layers import MODELS, layers_of
 from .gpu_page import ArchResult, page
+from .gpu_programs import program_kernels
 from .gpu_static import Variant, promises, variants
 from .machine import git_commit
 
@@ -26,6 +27,7 @@ SPARSITIES = "0.8,0.9,0.95"
 PAGE = "gpu_static.md"
 PREDICTED = "fp16"
 """What layers are predicted in; kernels are compiled in every dtype."""
+OF_PROGRAMS = ("fp16", "fp32")
 EXIT_SPILLS = 1
 
 
@@ -56,15 +58,31 @@ def execute_static(request: StaticRequest, console: Console) -> int:
         for model, some in layers.items():
             made = promises(some, batches, shares, PREDICTED, arch, found)
             result.promises[model] = list(made)
+        result.programs = [
+            (dtype, kernel)
+            for dtype in OF_PROGRAMS
+            for kernel in program_kernels(arch, dtype, _folder())
+        ]
         results.append(result)
     _write(request, results, triton, console)
     spilled = any(v.facts and v.facts.spill_bytes for r in results for v in r.variants)
+    spilled |= any(k.facts.spill_bytes for r in results for _, k in r.programs)
     return EXIT_SPILLS if spilled else 0
+
+
+def _name(value: object) -> str:
+    """What a kernel's tiles and work are computed by, as JSON has it."""
+    return getattr(value, "__name__", str(value))
+
+
+def _folder() -> Path:
+    """Where the figures of kernels are kept."""
+    return Options.from_env().cache_dir / "gpu_static"
 
 
 def _compiled(arch: Arch, console: Console) -> list[Variant]:
     found = []
-    for variant in variants(offers(DTYPES), arch, Options.from_env().cache_dir / "gpu_static"):
+    for variant in variants(offers(DTYPES), arch, _folder()):
         found.append(variant)
         if variant.facts is not None and variant.facts.spill_bytes:
             size = variant.facts.spill_bytes
@@ -78,7 +96,8 @@ def _write(
 ) -> None:
     if request.json is not None:
         with replacing(request.json) as file:
-            file.write_text(json.dumps([asdict(result) for result in results], indent=1))
+            found = [asdict(result) for result in results]
+            file.write_text(json.dumps(found, indent=1, default=_name))
         console.print(f"all figures: {request.json}")
     text = page(results, request.command, git_commit(Path(__file__).parent), triton)
     if request.write is not None:

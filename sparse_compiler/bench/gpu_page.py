@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sparse_compiler.codegen.gpu.static import StaticFacts
 from sparse_compiler.formats.gpu_arch import Arch
 
 from .gpu_layers import PATTERNS
+from .gpu_programs import ProgramKernel
 from .gpu_static import ENOUGH, Promise, Variant
 
 ABOUT = """\
 Nothing on this page was measured: no GPU was at hand. Every kernel was compiled off-line by triton
 {triton} for each architecture, and what the compilers say was read; see [GPU](gpu.md).
 
-Times are rooflines (`sparse_compiler/formats/gpu_cost.py`): the slowest of matrix units, vector
+Times are rooflines (`sparse_compiler/formats/gpu_roofline.py`): the slowest of matrix units, vector
 lanes, first-level caches and memory, each as far as the kernel's occupancy and grid can use it.
 They leave out the microseconds that starting a kernel takes, for both sides. **Gain** is the ideal
 dense time over ours, where ideal means that cuBLAS reaches the whole fp16 tensor-core peak or the
@@ -25,6 +27,8 @@ concerned, and on the high side as far as our kernels fall short of their own ro
 of 16 bytes). Neighbouring threads of a plane load neighbouring numbers in all of them. Those of one
 number are indices and weights, the same for all threads of a program, the gathers of the kernels
 for few columns, and the lines of convolutions, which begin at any number and stop at borders.
+Kernels that are alike in several dtypes share a row. One for few columns computes rows x 1 numbers,
+by so many of a row at a time; the parts of a row that is split along K go through `sum_parts`.
 **Matrix instructions**: blocks of 16 and 32 rows use `mma.sync`, also where `wgmma` (sm_90) and
 `tcgen05` (sm_100) exist, which need 64 rows; the prediction takes their lower peak. In fp32 without
 tf32 NVIDIA's tensor cores do not multiply, so there are none. A reason stands beside every
@@ -34,11 +38,13 @@ occupancy below one half.
 
 @dataclass
 class ArchResult:
-    """What was found for one architecture; promises by model."""
+    """What was found for one architecture; promises by model; kernels of programs with the dtype
+    of their products."""
 
     arch: Arch
     variants: list[Variant]
     promises: dict[str, list[Promise]] = field(default_factory=dict)
+    programs: list[tuple[str, ProgramKernel]] = field(default_factory=list)
 
 
 def page(results: Sequence[ArchResult], command: str, commit: str, triton: str) -> str:
@@ -46,8 +52,8 @@ def page(results: Sequence[ArchResult], command: str, commit: str, triton: str) 
     lines = ["# GPU kernels, statically", ""]
     lines += [f"Written by `{command}` at commit {commit}; do not edit by hand.", ""]
     lines += [ABOUT.format(triton=triton), *_figures(results), "## Kernels", "", *_verdict(results)]
-    for result in results:
-        lines += [f"### {result.arch.label}", "", *_kernels(result)]
+    lines += _kernels(results)
+    lines += _programs(results)
     for model in results[0].promises:
         lines += [f"## {model}", "", *_totals(results, model)]
         for result in results:
@@ -82,31 +88,80 @@ def _verdict(results: Sequence[ArchResult]) -> Iterator[str]:
     yield ""
 
 
-def _kernels(result: ArchResult) -> Iterator[str]:
+def _kernels(results: Sequence[ArchResult]) -> Iterator[str]:
+    """A row for each kernel and tile; what differs between architectures in their order."""
+    yield "Of the architectures in this order: " + ", ".join(r.arch.label for r in results) + "."
+    yield ""
     yield (
         "| format | kernel | dtype | rows x columns | warps | registers | spills | shared "
         "| occupancy | loads | matrix instructions |"
     )
-    yield "| --- | --- | --- | --: | --: | --: | --: | --: | --- | --- | --- |"
-    for v in result.variants:
-        shape = f"{v.tile.rows} x {v.tile.columns}"
-        if v.facts is None:
-            head = f"| {v.format} | {_name(v)} | {v.dtype} | {shape} | {v.tile.warps} |"
-            yield f"{head} {v.refused} | | | | | |"
-            continue
-        loads = ", ".join(f"{count} of {bits}" for bits, count in reversed(v.facts.loads))
-        dots = ", ".join(f"{count} {name}" for name, count in v.facts.dots)
-        cells = (
-            *(v.format, _name(v), v.dtype, shape, v.tile.warps, v.facts.registers),
-            *(
-                v.facts.spill_bytes,
-                v.facts.shared_bytes,
-                _occupancy(v),
-                f"{loads} bits",
-                dots or "none",
-            ),
-        )
-        yield f"| {' | '.join(map(str, cells))} |"
+    yield "| --- | --- | --- | --- | --: | --- | --- | --- | --- | --- | --- |"
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for same in zip(*(result.variants for result in results), strict=True):
+        first = same[0]
+        head = (first.format, _name(first), _size(first), str(first.tile.warps))
+        told = [_once(cells) for cells in zip(*map(_told, same), strict=True)]
+        rows.setdefault((*head, *told), []).append(first.dtype)
+    for (format_, name, *rest), dtypes in rows.items():
+        yield f"| {' | '.join((format_, name, ', '.join(dtypes), *rest))} |"
+    yield ""
+
+
+def _told(v: Variant) -> tuple[str, ...]:
+    return (v.refused, *[""] * 5) if v.facts is None else (*_used(v), *_moved(v.facts))
+
+
+def _once(cells: Sequence[str]) -> str:
+    """What all architectures agree in, or all of it."""
+    return cells[0] if len(set(cells)) == 1 else " / ".join(cells)
+
+
+def _used(v: Variant) -> tuple[str, ...]:
+    """Registers, spills, shared memory and occupancy."""
+    if v.facts is None:
+        return ()
+    facts = v.facts
+    return str(facts.registers), str(facts.spill_bytes), str(facts.shared_bytes), _occupancy(v)
+
+
+def _moved(facts: StaticFacts) -> tuple[str, str]:
+    """Loads and matrix instructions."""
+    loads = ", ".join(f"{count} of {bits}" for bits, count in reversed(facts.loads))
+    dots = ", ".join(f"{count} {name}" for name, count in facts.dots)
+    return f"{loads} bits", dots or "none"
+
+
+def _size(v: Variant) -> str:
+    if not v.family.kind.few:
+        return f"{v.tile.rows} x {v.tile.columns}"
+    split = f", {v.tile.parts} parts" if v.tile.parts > 1 else ""
+    return f"{v.tile.rows} x 1 by {v.tile.depth}{split}"
+
+
+def _programs(results: Sequence[ArchResult]) -> Iterator[str]:
+    """A row for each kernel of a program on each architecture."""
+    if not any(result.programs for result in results):
+        return
+    yield "## Programs"
+    yield ""
+    yield "Every kernel of two small models, pruned to 90 % at random, in csr, as segments print"
+    yield "them: layers with their epilogues, sweeps, norms, pools. Attention is torch's."
+    yield ""
+    yield "| program | kernel | dtype | warps | registers | spills | shared | occupancy | loads |"
+    yield "| --- | --- | --- | --: | --- | --- | --- | --- | --- |"
+    rows: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for result in results:
+        for dtype, k in result.programs:
+            f = k.facts
+            limit = f": {f.occupancy.limit}" if f.occupancy.share < ENOUGH else ""
+            head = (k.program, f"{k.name} for {k.computes}", dtype, str(k.warps))
+            sizes = (str(n) for n in (f.registers, f.spill_bytes, f.shared_bytes))
+            told = (*sizes, f"{f.occupancy.share:.0%}{limit}", _moved(f)[0])
+            rows.setdefault(head, []).append(told)
+    for names, found in rows.items():
+        cells = [_once(some) for some in zip(*found, strict=True)]
+        yield f"| {' | '.join((*names, *cells))} |"
     yield ""
 
 
@@ -163,7 +218,8 @@ def _layers(promises: Sequence[Promise]) -> Iterator[str]:
     """A row for each layer and number of columns: the fastest sparse format and its gain."""
     sparsities = sorted({p.sparsity for p in promises})
     heads = [f"{pattern} {s:.0%}" for pattern in PATTERNS for s in sparsities]
-    yield "The fastest sparse format, its gain over ideal dense; **bold** where it is chosen."
+    yield "The fastest sparse format, its gain over ideal dense, **bold** where it is chosen; what"
+    yield "bounds it; bytes of memory and operations of lanes and matrix units for each output."
     yield ""
     yield "| layer | times | columns | dense µs | " + " | ".join(heads) + " |"
     yield "| --- | --: | --: | --: |" + " --: |" * len(heads)
@@ -180,4 +236,5 @@ def _layers(promises: Sequence[Promise]) -> Iterator[str]:
 
 def _cell(promise: Promise) -> str:
     text = f"{promise.best} {promise.gain:.2f}"
-    return text if promise.choice == "dense" else f"**{text}**"
+    text = text if promise.choice == "dense" else f"**{text}**"
+    return f"{text} {promise.bound}, {promise.bytes:.3g} B, {promise.flops:.3g} F"

@@ -24,15 +24,16 @@ from sparse_compiler.codegen.gpu.static import (
     require_triton,
 )
 from sparse_compiler.files import replacing
-from sparse_compiler.formats.base import FORMATS, Format, candidates
+from sparse_compiler.formats.base import FORMATS, candidates
 from sparse_compiler.formats.cost import Shape
 from sparse_compiler.formats.gpu_arch import Arch
-from sparse_compiler.formats.gpu_cost import (
-    WORK,
+from sparse_compiler.formats.gpu_kernels import FEW, SUM
+from sparse_compiler.formats.gpu_roofline import (
     Occupancy,
     Tile,
     dense_ns,
     predict,
+    value_bytes,
 )
 
 from .gpu_layers import PATTERNS, GpuLayer, pruned_facts
@@ -77,7 +78,8 @@ Offer = tuple[Family, str, Tile, Kernel]
 @dataclass(frozen=True)
 class Promise:
     """What a layer is predicted to take. choice: the format that runs it, dense where none gains;
-    best: the fastest sparse one, with its time and what bounds it."""
+    best: the fastest sparse one, with its time and what bounds it, and for each output the bytes
+    from and to memory and the operations of lanes and matrix units."""
 
     layer: GpuLayer
     n: int
@@ -90,6 +92,8 @@ class Promise:
     best_ns: float
     bound: str
     choice: str
+    bytes: float = 0.0
+    flops: float = 0.0
 
     @property
     def gain(self) -> float:
@@ -162,27 +166,34 @@ def _promise(
 ) -> Promise:
     plain = layer.shape(batch, facts.nnz)
     dense = dense_ns(plain, "fp16", arch)
+    fitting = set(candidates(facts)) - {"dense"}
     times = [
-        (*_time(FORMATS[v.format], layer.shape(batch, facts.nnz, stored), v, arch), v.format)
+        (_time(layer.shape(batch, facts.nnz, stored), v, arch), v.format)
         for v in found
-        if v.dtype == dtype and _runs(v, layer, plain.n) and v.format in candidates(facts)
+        if v.dtype == dtype and _runs(v, layer, plain.n) and v.format in fitting
         for stored in (FORMATS[v.format].stored(facts),)
     ]
-    best_ns, bound, best = min(times)
+    (best_ns, bound, moved, flops), best = min((time, name) for time, name in times)
     choice = best if best_ns * MIN_GAIN < dense else "dense"
     return Promise(
-        layer, plain.n, pattern, sparsity, dtype, arch.name, dense, best, best_ns, bound, choice
+        *(layer, plain.n, pattern, sparsity, dtype, arch.name, dense, best, best_ns, bound),
+        *(choice, moved, flops),
     )
 
 
 def _runs(variant: Variant, layer: GpuLayer, n: int) -> bool:
     family = variant.family
-    return variant.facts is not None and family.window == layer.window and n <= family.most
+    few = n <= FEW or not family.kind.few
+    compiled = variant.facts is not None and family.kind is not SUM
+    return compiled and family.window == layer.window and few
 
 
-def _time(format_: Format, shape: Shape, variant: Variant, arch: Arch) -> tuple[float, str]:
+def _time(shape: Shape, variant: Variant, arch: Arch) -> tuple[float, str, float, float]:
+    """Nanoseconds, the bound, and for each output bytes of memory and operations."""
     tile = variant.compiled_tile
     share = None if variant.facts is None else variant.facts.occupancy.share
-    work = WORK[format_.family](format_, shape, variant.dtype, tile)
+    family, size = variant.family, value_bytes(variant.dtype)
+    work = family.kind.work(family.stored, shape, size, tile)
     found = predict(work, tile, arch, variant.dtype, share)
-    return found.ns, found.bound
+    outputs = shape.rows * shape.n
+    return found.ns, found.bound, work.memory / outputs, (work.dots + work.sums) / outputs

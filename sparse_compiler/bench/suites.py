@@ -48,6 +48,12 @@ _RESNET_LAYERS = (
     "conv-512x512x3@7",
     "conv-512x256x1@56s2",
 )
+_GROUPED_LAYERS = (
+    "conv-128x128x3@56g32",  # ResNeXt
+    "conv-192x192x3@28g3",  # RegNet
+    "conv-512x512x3@14g8",
+    "conv-512x512x3@28s2g8",
+)
 _MOBILENET_LAYERS = ("conv-128x64x1@56", "conv-512x512x1@14", "conv-1024x1024x1@7")
 _MODELS = ("minilm", "bert", "resnet50", "mobilenetv1", "mobilenetv2", "vit")
 _ENGINE = ("bert", "minilm", "vit", "resnet50", "mobilenetv1")
@@ -87,6 +93,7 @@ SUITES: dict[str, tuple[Line, ...]] = {
             *_LLAMA_LAYERS,
             *_RESNET_LAYERS,
             *_MOBILENET_LAYERS,
+            *_GROUPED_LAYERS,
         )
         for pattern in ("unstructured", "4x1")
     ),

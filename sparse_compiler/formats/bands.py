@@ -21,9 +21,7 @@ class Bands:
     panels: int
 
 
-def bands_of(
-    rows: int, image: tuple[int, ...], vector: int, groups: int = 1
-) -> Bands | None:
+def bands_of(rows: int, image: tuple[int, ...], vector: int, groups: int = 1) -> Bands | None:
     """The cut of one image by a convolution of so many output channels; None: windows serve it.
 
     image: as `Conv.plain_image` gives it. vector: floats per vector.

@@ -51,12 +51,13 @@ TORCH_CONV = Cost(
         ("call", ONE),
         ("macs", groups * ceil_div(m, groups * W) * _CHANNELS * taps * P / T),
         ("reorder", m * k),
+        ("rows", (m + k / taps * groups) * P),
     ),
     bytes=4 * m * k,
-    guess=(20_000.0, 0.15, 0.115),
+    guess=(20_000.0, 0.15, 0.115, 0.0),
 )
-"""torch's dense convolution: on whole vectors of channels, and bringing the weight into oneDNN's
-order, which happens at every call."""
+"""torch's dense convolution: on whole vectors of channels, and bringing the weight and the images
+into oneDNN's order, which happens at every call."""
 
 TORCH_DEPTHWISE = Cost(
     "torch_depthwise",

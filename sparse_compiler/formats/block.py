@@ -5,13 +5,32 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import sympy
 
 from ..ir.refusal import No
+from .bands import bands_of
 from .base import FORMATS, Format, PanelFormat, Tiling, lines
-from .cost import DENSITY, VECTORS, T, Terms, W, ceil_div, k, m, stored
+from .cost import (
+    DENSITY,
+    VECTORS,
+    ConvShape,
+    Cost,
+    P,
+    Shape,
+    T,
+    Terms,
+    W,
+    ceil_div,
+    k,
+    m,
+    panels,
+    stored,
+    sums,
+    taps,
+)
 
 SHAPES = ((4, 1), (8, 1), (16, 1), (32, 1), (1, 4), (4, 4))
 MIN_FILL = 0.4
@@ -33,8 +52,25 @@ def block_terms(rows: int) -> Terms:
     )
 
 
+_READ = 6 * W + (sympy.sqrt(taps) - 1) * (sympy.sqrt(P) + 2)
+_CHANNELS = sympy.floor(sympy.Piecewise((36, DENSITY >= 0.15), (64, True)) * 256 / _READ)
+_FLAT_TILES = ceil_div(k, taps * sympy.Max(1, sympy.Min(64, _CHANNELS)))
+"""Tiles of images laid flat, as `flat_channels` of pack_block.cpp cuts them."""
+
+
+def flat_terms(rows: int) -> Terms:
+    """Of images laid flat, their vectors about those of bands of rows."""
+    return (
+        ("inner", stored * sums / T),
+        ("row", m * _FLAT_TILES * sums / T),
+        ("start", m / sympy.Min(rows, GROUP) * _FLAT_TILES * ceil_div(sums, 6) / T),
+        ("copy", k / taps * (sums + 2 * panels) / T),
+    )
+
+
+FLAT_GUESS = (0.12, 0.5, 20.0, 1.2)
 GUESS = (0.075, 0.8, 4.0)
-"""The c_i of these terms, for rows that share loaded vectors."""
+"""The c_i of the terms, for rows that share loaded vectors."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +113,22 @@ class Block(PanelFormat):
     def _bytes(self) -> sympy.Expr:
         size = self.rows * self.columns
         return (self.value_bytes + sympy.Rational(2, size)) * stored
+
+    @cached_property
+    def flat(self) -> Cost:
+        """The cost of convolutions over images laid flat (conv_flat.h)."""
+        return Cost(
+            f"conv_{self._timed_as}_flat",
+            flat_terms(self.rows),
+            bytes=self._bytes,
+            guess=FLAT_GUESS,
+        )
+
+    def cost_of(self, shape: Shape, vector: int) -> Cost | None:
+        if self.rows < GROUP or not isinstance(shape, ConvShape):
+            return super().cost_of(shape, vector)
+        flat = bands_of(shape.rows, shape.image, vector, shape.groups) is not None
+        return self.flat if flat else super().cost_of(shape, vector)
 
     def ideal_bits(self, rows: int, columns: int, nnz: int, bits: int) -> float:
         """As csr of the blocks: nnz numbers in blocks that share an index."""

@@ -70,9 +70,7 @@ _CONV_PANELS = sympy.Piecewise(
 )
 _ROW_BYTES = 4 * W * ceil_div(VECTORS, _CONV_PANELS)
 """Of a panel."""
-_CONV_TILES = ceil_div(
-    k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 1024 / _ROW_BYTES / taps))
-)
+_CONV_TILES = ceil_div(k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 1024 / _ROW_BYTES / taps)))
 """Tiles of the weight's columns, about as `conv_tiles` cuts them."""
 _BAND_TILES = ceil_div(k, 576)
 _PADDING = 4.5  # zeros of a row of a tile in bands

@@ -68,6 +68,23 @@ CONV_WINOGRAD = Cost(
 """A 3 x 3 convolution of stride 1 in tiles of 2 x 2 (winograd.h): 16 products for 4 outputs."""
 
 
+CONV_STEM = Cost(
+    "conv_stem",
+    (("products", m * k * VECTORS / T), ("outputs", m * VECTORS / T)),
+    bytes=4 * m * k,
+    guess=(0.13, 2.3),
+)
+"""A first convolution of stride 2 (stem.h), which takes the lines of its few inputs apart once."""
+
+STEM_CHANNELS, STEM_COLUMNS = 8, 256
+"""Most inputs, and least outputs of each image, about as `lowering/dense_conv.py` has it."""
+
+
+def _stem(shape: ConvShape) -> bool:
+    few = shape.columns <= STEM_CHANNELS * shape.taps and shape.groups == 1
+    return few and shape.strided and shape.n >= STEM_COLUMNS
+
+
 def _winograd(shape: ConvShape) -> bool:
     wide = min(shape.rows, shape.columns // 9) >= WINOGRAD_CHANNELS
     large = min(shape.image, default=0) >= WINOGRAD_LINE
@@ -101,6 +118,8 @@ class Dense(Format):
     )
 
     def cost_of(self, shape: Shape, vector: int) -> Cost | None:
+        if isinstance(shape, ConvShape) and _stem(shape):
+            return CONV_STEM
         if isinstance(shape, ConvShape) and self.values == "fp32" and _winograd(shape):
             return CONV_WINOGRAD
         return super().cost_of(shape, vector)

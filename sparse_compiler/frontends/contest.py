@@ -109,7 +109,8 @@ def _interleaved(
 
 def _waited(run: Callable[[], Any]) -> Callable[[], Any]:
     """The call until its results are there: a GPU's are still being computed when it returns."""
-    if not torch.cuda.is_initialized():
+    cuda: Any = torch.cuda
+    if not cuda.is_initialized():
         return run
 
     def waited() -> None:

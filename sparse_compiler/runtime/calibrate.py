@@ -32,7 +32,7 @@ from .machine import assumed_machine, machine_facts
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 _STEADY = 1.3
 """Where a usual round takes longer than the least one by more than this, something else ran."""
 _RETRY_S = 3600.0

@@ -68,15 +68,39 @@ def code_for(
     Raises `UnsupportedError` for fp64, `OptionError` without triton, `CodegenError` where triton
     refuses a kernel.
     """
+    lowered, dtype, segments = _lowered(arch, graph, params, options, hints)
+    sizes = lowered.context.hints
+    sizes = lowered.context.hints
+    found = [code for i, s in enumerate(segments) for code in _kernels(i, s, sizes, arch)]
+    return OfflineCode(dtype, lowered, tuple(found), tuple(s.module.text for s in segments))
+
+
+def segments_for(
+    arch: Arch,
+    graph: Graph,
+    params: Mapping[str, torch.Tensor],
+    options: Options,
+    hints: Mapping[str, int],
+) -> Iterator[tuple[GpuSegment, Mapping[str, int]]]:
+    """The segments of a model for that GPU, and the sizes of the example. Raises as `code_for`."""
+    lowered, _, segments = _lowered(arch, graph, params, options, hints)
+    yield from ((segment, lowered.context.hints) for segment in segments)
+
+
+def _lowered(
+    arch: Arch,
+    graph: Graph,
+    params: Mapping[str, torch.Tensor],
+    options: Options,
+    hints: Mapping[str, int],
+) -> tuple[Lowered, str, list[GpuSegment]]:
     live = LiveWeights(dict(params))
     dtype = dtype_of(options, params)
     lowered = lower_graph(graph, live, options, hints)
     values = program_values(lowered.program, lowered.source, live.on_cpu().tensors)
     place = Place(torch.device("cpu"), arch, runs=False)
     segments = gpu_segments(lowered.graph, lowered.program, values, place, dtype, options)
-    sizes = lowered.context.hints
-    found = [code for i, s in enumerate(segments) for code in _kernels(i, s, sizes, arch)]
-    return OfflineCode(dtype, lowered, tuple(found), tuple(s.module.text for s in segments))
+    return lowered, dtype, segments
 
 
 def _kernels(
@@ -95,4 +119,4 @@ def _labels(launches: Sequence[Any]) -> dict[str, tuple[str, ...]]:
     return {kernel: tuple(labels) for kernel, labels in found.items()}
 
 
-__all__ = ["KernelCode", "OfflineCode", "code_for"]
+__all__ = ["KernelCode", "OfflineCode", "code_for", "segments_for"]

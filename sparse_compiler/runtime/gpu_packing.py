@@ -1,7 +1,8 @@
 """Weights as the kernels of `codegen/gpu/weights.py` read them: a few arrays on the device.
 
 starts: int32 [bands + 1], where each band of rows begins; index: int32, the block column of each
-block (csr: 1 x 1 blocks); number: the blocks, row-major, in the dtype of the products.
+block (csr: 1 x 1 blocks); number: the blocks, row-major, in the dtype of the products. order: rows
+of csr, the longest first, so that those of one program are of about the same length.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ..codegen.gpu import semi_structured
-from ..codegen.gpu.weight_calls import Stored
 from ..errors import UnsupportedError
 from ..formats.gpu_arch import DEFAULT, Arch
+from ..formats.gpu_kernels import CHUNK, Stored
 
 INT32 = 2**31 - 1
 
@@ -102,6 +103,18 @@ def _blocks(matrix: torch.Tensor, stored: Stored) -> OnDevice:
     )
 
 
+def _csr(matrix: torch.Tensor, _: Stored) -> OnDevice:
+    kept = matrix != 0
+    counts = kept.sum(1)
+    arrays = {
+        "order": counts.argsort(descending=True, stable=True).to(torch.int32),
+        "starts": _starts(counts),
+        "index": _int32(kept.nonzero()[:, 1]),
+        "number": _any(matrix[kept]),
+    }
+    return OnDevice(arrays)
+
+
 def _nm(matrix: torch.Tensor, stored: Stored) -> OnDevice:
     kept, of = stored.high, stored.deep
     padded = _padded(matrix, 1, of)
@@ -113,12 +126,17 @@ def _nm(matrix: torch.Tensor, stored: Stored) -> OnDevice:
 
 
 def _bitmap(matrix: torch.Tensor, _: Stored) -> OnDevice:
-    padded = _padded(matrix, 1, 32)
+    padded = _padded(matrix, 1, CHUNK)
     kept = padded != 0
     powers = 2 ** torch.arange(32, dtype=torch.int64)
     words = (kept.reshape(padded.shape[0], -1, 32) * powers).sum(2)
-    arrays = {"starts": _starts(kept.sum(1)), "bits": _int32(words), "number": _any(padded[kept])}
-    return OnDevice(arrays, {"words": words.shape[1]})
+    chunks = kept.reshape(padded.shape[0], -1, CHUNK).sum(2)
+    arrays = {
+        "starts": _starts(chunks.flatten()),
+        "bits": _int32(words),
+        "number": _any(padded[kept]),
+    }
+    return OnDevice(arrays, {"words": words.shape[1], "chunks": chunks.shape[1]})
 
 
 def _padded(matrix: torch.Tensor, high: int, deep: int) -> torch.Tensor:
@@ -139,4 +157,11 @@ def _any(values: torch.Tensor) -> torch.Tensor:
     return values if values.numel() else values.new_zeros((1, *values.shape[1:]))
 
 
-_PACKERS = {"dense": _dense, "rows": _rows, "blocks": _blocks, "nm": _nm, "bitmap": _bitmap}
+_PACKERS = {
+    "dense": _dense,
+    "rows": _rows,
+    "csr": _csr,
+    "blocks": _blocks,
+    "nm": _nm,
+    "bitmap": _bitmap,
+}

@@ -78,7 +78,8 @@ class HostedSegment:
                     self._pack()
         if not self._fits:
             return self._source.run(tensors, self.weights.tensors, symbols or {})
-        return self.native.run(tensors, symbols)
+        results: list[torch.Tensor] = self.native.run(tensors, symbols)
+        return results
 
     @property
     def _outdated(self) -> bool:

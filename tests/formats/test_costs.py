@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from sparse_compiler.formats.base import FORMATS, torch_linear_ns
 from sparse_compiler.formats.coefficients import COEFFICIENTS
 from sparse_compiler.formats.cost import ConvShape, Cost, LinearShape, Machine, Shape, crossover
-from sparse_compiler.formats.dense import CONV_WINOGRAD
 from sparse_compiler.runtime.calibrate import fit, non_negative
 
 NAMES = sorted(FORMATS)
@@ -38,8 +37,11 @@ CONVS = st.builds(
 
 def costs(name: str) -> list[Cost]:
     found = FORMATS[name]
-    winograd = CONV_WINOGRAD if name == "dense" else None
-    return [c for c in (found.linear, found.conv, found.decode, winograd) if c is not None]
+    image = ConvShape(64, 576, 6000, 56**2, 9, image=(56, 56))
+    stem = ConvShape(64, 147, 6000, 112**2, 49, strided=True)
+    special = (found.cost_of(shape, 16) for shape in (image, stem))
+    every = (found.linear, found.conv, found.decode, *special)
+    return list({c.kernel: c for c in every if c is not None}.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,10 +81,13 @@ def test_a_slower_machine_takes_longer() -> None:
     for name in NAMES:
         cost = FORMATS[name].linear
         assert cost.ns(shape, slow, 1) == pytest.approx(2 * cost.ns(shape, fast, 1))
-    own = Machine(16, scale=(("", 1.0), ("linear_csr", 3.0)))
+    own = Machine(16, scale=(("", 1.0), ("linear_csr", 3.0), ("linear_dense", 1.0)))
     csr, dense = FORMATS["csr"].linear, FORMATS["dense"].linear
     assert csr.ns(shape, own, 1) == pytest.approx(3 * csr.ns(shape, fast, 1))
     assert dense.ns(shape, own, 1) == dense.ns(shape, fast, 1)
+    bitmap = FORMATS["bitmap"].linear
+    ratios = [bitmap.ns(shape, m, 1) / csr.ns(shape, m, 1) for m in (own, fast)]
+    assert ratios[0] == pytest.approx(ratios[1]), "an error in csr's figure changes no choice"
 
 
 def test_the_weight_is_read_from_memory_at_least() -> None:

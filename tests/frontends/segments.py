@@ -17,6 +17,7 @@ from sparse_compiler.ir.types import TensorType
 from sparse_compiler.passes.base import Context
 from sparse_compiler.runtime.pipeline import Lowered
 
+CPU = torch.device("cpu")
 OPS = ("linear", "attention", "layer_norm", "pointwise", "reshape", "permute", "slice")
 Grouping = Callable[[Imported], list[tuple[Any, ...]]]
 
@@ -29,7 +30,7 @@ class TorchSegment:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     calls: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def run(self, tensors: list[Any], known: dict[str, int] | None = None) -> list[torch.Tensor]:
         assert all(t.is_contiguous() for t in tensors)

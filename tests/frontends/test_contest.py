@@ -52,6 +52,19 @@ def test_the_fastest_wins(few_rounds, ours, eager, inductor, winner) -> None:
     assert code == (None if winner == OURS else f"{winner}_faster")
 
 
+def test_a_clear_winner_ends_the_contest_early() -> None:
+    """Six rounds; all of them where two are about as fast."""
+    calls: dict[str, int] = {"clear": 0, "close": 0}
+
+    def counted(name: str, ms: float):
+        calls[name] += 1
+        time.sleep(ms / 1e3)
+
+    contest(lambda: counted("clear", 1), sleeper(30), lambda: None, [X], least_ms=50.0)
+    contest(lambda: counted("close", 2), sleeper(2), lambda: None, [X], least_ms=50.0)
+    assert calls["clear"] < calls["close"] == module._ROUNDS + 2
+
+
 def test_inductor_is_not_compiled_where_it_cannot_win(few_rounds) -> None:
     outcome = contest(sleeper(1), sleeper(30), lambda: pytest.fail("compiled"), [X], least_ms=50.0)
     assert outcome.winner == OURS

@@ -30,7 +30,7 @@ def drawn(strategy, count: int, number: int) -> list[Case]:
 
     @seed(number)
     @settings(
-        max_examples=3 * count,  # the first ones are the simplest
+        max_examples=count,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -40,20 +40,29 @@ def drawn(strategy, count: int, number: int) -> list[Case]:
         found.append(case)
 
     collect()
-    return found[-count:]
+    return found
 
 
 def gpu_uses(name: str, count: int, number: int = 0) -> list[Use]:
-    """`count` cases of each strategy that the GPU has kernels for, by turns in planes and rows."""
+    """`count` cases of each strategy that the GPU has kernels for, by turns in rows and planes."""
     chosen = random.Random(f"{name} {number}")
-    found = []
+    found: list[Use] = []
     for strategy in FAMILIES[name]:
-        for i, case in enumerate(drawn(strategy, count, number)):
-            ways = [mode for mode in modes(case) if _fixed_weight(case, mode)]
-            ways = [mode for mode in ways if _in_planes(mode) == bool(i % 2)] or ways
-            made = use(case, chosen.choice(ways), symbolic=chosen.random() < 0.3) if ways else None
-            found += [made] if made is not None and printable(made) else []
+        own: list[Use] = []
+        for case in reversed(drawn(strategy, 3 * count, number)):  # the first are the simplest
+            made = _one_of(case, chosen, planes=len(own) % 2 == 1)
+            own += [made] if made is not None and printable(made) else []
+            if len(own) == count:
+                break
+        found += own
     return found
+
+
+def _one_of(case: Case, chosen: random.Random, *, planes: bool) -> Use | None:
+    """The case in one of its modes, in planes or not where there are both."""
+    ways = [mode for mode in modes(case) if _fixed_weight(case, mode)]
+    ways = [mode for mode in ways if _in_planes(mode) == planes] or ways
+    return use(case, chosen.choice(ways), symbolic=chosen.random() < 0.3) if ways else None
 
 
 def _in_planes(mode: Mode) -> bool:

@@ -11,22 +11,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+import sparse_compiler as sc
+from sparse_compiler.codegen.gpu import weight_calls
 from sparse_compiler.codegen.gpu.layer_kernels import FAMILIES, function
+from sparse_compiler.formats.gpu_kernels import CHUNK, ranked
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}
 FEW = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-SIZES = st.tuples(st.integers(1, 5), st.integers(1, 19), st.sampled_from([1, 3, 16, 21]))
+SIZES = st.tuples(
+    st.integers(1, 5), st.sampled_from([1, 7, 19, 300]), st.sampled_from([1, 3, 16, 21])
+)
 DTYPE = st.sampled_from(sorted(TYPES))
 SEED = st.integers(0, 99)
 
 
-def run(name: str, grid, arguments, **constants) -> None:
+def run(name: str, grid, arguments, part: bool = False, **constants) -> None:
     """The kernel of that format and name on CPU tensors, with constants in place of the tile's."""
-    format_, function_ = name.split()
+    format_, _, function_ = name.rpartition(" ")
     family = next(f for f in FAMILIES if (f.format, f.function) == (format_, function_))
     taken = {"GROUP_ROWS": 1 << 20, "GROUP_LINES": 0, **arguments, **constants}
-    made = function(family)
+    made = function(family, part)
     names = made.__code__.co_varnames[: made.__code__.co_argcount]
     InterpretedFunction(made)[grid](**{key: taken[key] for key in names})
 
@@ -61,14 +66,21 @@ def csr(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return starts, index, packed.values().to(weight.dtype)
 
 
+def packed_csr(weight: Tensor) -> dict[str, Tensor]:
+    """As kernels read it: the rows in an order of their own."""
+    arrays = dict(zip(("starts", "index", "number"), csr(weight), strict=True))
+    return {**arrays, "order": torch.randperm(weight.shape[0]).int()}
+
+
 @FEW
 @given(SIZES, DTYPE, SEED)
 def test_csr_linear(sizes, dtype, seed) -> None:
     rows, depth, P = sizes
     weight, x, bias, out = layer(rows, depth, P, dtype, seed)
-    packed = dict(zip(("starts", "index", "number"), csr(weight), strict=True))
-    grid = (rows, -(-P // 16))
-    run("csr csr_linear", grid, planes(out, x, bias, P) | packed, HIGH=1, DEEP=1, WIDE=16)
+    high = 1 + seed % 3
+    grid = (-(-rows // high), -(-P // 16))
+    arguments = planes(out, x, bias, P) | packed_csr(weight)
+    run("csr csr_linear", grid, arguments, HIGH=high, WIDE=16)
     check(out, weight, x, bias, P, dtype)
 
 
@@ -77,9 +89,21 @@ def test_csr_linear(sizes, dtype, seed) -> None:
 def test_csr_decode(sizes, dtype, seed) -> None:
     rows, depth, P = sizes
     weight, x, bias, out = layer(rows, depth, P, dtype, seed)
-    packed = dict(zip(("starts", "index", "number"), csr(weight), strict=True))
-    run("csr csr_decode", (rows, P), planes(out, x, bias, P) | packed, WIDE=8)
+    decode("csr csr_decode", weight, x, bias, out, P, dtype, seed, packed_csr(weight), WIDE=8)
+
+
+def decode(name, weight, x, bias, out, P, dtype, seed, packed, **constants) -> None:
+    """By one program for each few rows, then split along K with a second pass."""
+    rows, high = out.shape[0], (1, 2, 4)[seed % 3]
+    arguments, bands = planes(out, x, bias, P) | packed, -(-rows // high)
+    run(name, (bands, P, 1), arguments, **constants, HIGH=high, PARTS=1)
     check(out, weight, x, bias, P, dtype)
+    parts, partial = 3, torch.full((3 * rows * P,), float("nan"))
+    split = {**arguments, "out": partial}
+    run(name, (bands, P, parts), split, **constants, part=True, HIGH=high, PARTS=parts)
+    again = {**arguments, "out": torch.full_like(out, 7.0), "partial": partial}
+    run("split rows sum_parts", (bands, P), again, HIGH=high, PARTS=parts)
+    check(again["out"], weight, x, bias, P, dtype)
 
 
 @FEW
@@ -87,14 +111,16 @@ def test_csr_decode(sizes, dtype, seed) -> None:
 def test_bitmap_decode(sizes, dtype, seed) -> None:
     rows, depth, P = sizes
     weight, x, bias, out = layer(rows, depth, P, dtype, seed)
-    words = -(-depth // 32)
+    chunks = -(-depth // CHUNK)
+    words = chunks * CHUNK // 32
     bits = np.zeros((rows, words * 32), dtype=bool)
     bits[:, :depth] = (weight != 0).numpy()
+    counts = torch.from_numpy(bits.reshape(-1, CHUNK).sum(1))
+    starts = torch.cat([torch.zeros(1), counts.cumsum(0)]).int()
     stored = torch.from_numpy(np.packbits(bits, axis=1, bitorder="little").view(np.int32).copy())
-    starts, _, number = csr(weight)
-    packed = {"starts": starts, "bits": stored, "number": number, "WORDS": words}
-    run("bitmap bitmap_decode", (rows, P), planes(out, x, bias, P) | packed, WIDE=64)
-    check(out, weight, x, bias, P, dtype)
+    packed = {"starts": starts, "bits": stored, "number": csr(weight)[2]}
+    packed |= {"WORDS": words, "CHUNKS": chunks}
+    decode("bitmap bitmap_decode", weight, x, bias, out, P, dtype, seed, packed, WIDE=CHUNK)
 
 
 @FEW
@@ -146,12 +172,34 @@ def test_csr_conv(side, stride, sizes, dtype, seed) -> None:
     ho, wo = wanted.shape[2:]
     P, x = batch * ho * wo, images.transpose(0, 1).reshape(channels, -1).contiguous()
     out = torch.full((rows, P + 3), 7.0, dtype=TYPES[dtype])
-    packed = dict(zip(("starts", "index", "number"), csr(weight), strict=True))
     image = {"D": 1, "H": height, "W": width, "DO": 1, "HO": ho, "WO": wo}
     taps = {"KD": 1, "KH": side, "KW": side, "ED": 1, "EH": 1, "EW": 1}
     steps = {"SD": 1, "SH": stride, "SW": stride, "PD": 0, "PH": pad, "PW": pad}
-    arguments = planes(out, x, bias, P) | packed | image | taps | steps
-    run("csr csr_conv", (rows, -(-P // 16)), arguments, HIGH=1, DEEP=1, WIDE=16)
+    arguments = planes(out, x, bias, P) | packed_csr(weight) | image | taps | steps
+    run("csr csr_conv", (-(-rows // 2), -(-P // 16)), arguments, HIGH=2, WIDE=16)
     found = out[:, :P].float().view(rows, batch, ho, wo).transpose(0, 1)
     assert (found - wanted).abs().max() <= TOLERANCES[dtype] * wanted.abs().max().clamp_min(1.0)
     assert bool((out[:, P:] == 7.0).all())
+
+
+@pytest.mark.parametrize("format_", ["csr", "bitmap"])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_rows_split_along_k_inside_a_program(format_, columns, monkeypatch) -> None:
+    """The tiles in parts put first: two launches, with memory between them."""
+
+    def split_first(*arguments):
+        return tuple(sorted(ranked(*arguments), key=lambda choice: -choice.tile.parts))
+
+    monkeypatch.setattr(weight_calls, "ranked", split_first)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(1300, 33), torch.nn.GELU()).eval()
+    model[0].weight.data *= torch.rand(33, 1300) < 0.2
+    model[0].weight.data[5] = 0.0
+    x = torch.randn(columns, 1300)
+    options = {"format": format_, "force_native": True, "calibrate": False}
+    fast = sc.compile(model, (x,), target="cuda", options=options)
+    launches = [x for s in fast._pipeline.segments for x in s.module.launches]
+    names = [getattr(launch, "kernel", "").rpartition("_")[0] for launch in launches]
+    assert {f"{format_}_decode_part", "sum_parts"} <= set(names)
+    with torch.no_grad():
+        assert (fast(x) - model(x)).abs().max() <= 1e-5

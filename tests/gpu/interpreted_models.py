@@ -218,6 +218,15 @@ def test_a_format_that_is_asked_for(format_: str) -> None:
     agree(fast, model, x)
 
 
+@torch.no_grad()
+def test_a_weight_without_non_zeros_has_a_kernel() -> None:
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 8)), torch.randn(21, 64)
+    model[2].weight.zero_()
+    fast = compiled(sparse(model), (x,))
+    assert all(layer.native for layer in fast.inspect().layers)
+    agree(fast, model, x)
+
+
 def test_bad_input_is_told() -> None:
     model, x = sparse(nn.Sequential(nn.Linear(64, 64))), torch.randn(21, 64)
     with pytest.raises(UnsupportedError, match="a model of fp64 cannot be compiled for a GPU"):

@@ -84,6 +84,9 @@ def test_an_engine_that_refuses_has_its_reason_in_the_table(gpu, monkeypatch) ->
 
     engines = {"eager": lambda s: lambda: s.module(*s.inputs), "bsr": bsr, "2:4": semi_structured}
     row = measured(gpu, monkeypatch, engines, 1.0)
-    assert row.refused == {"bsr": "the zeros are not in blocks", "2:4": "the zeros are not 2:4"}
+    assert row.refused == {
+        "bsr": "the zeros are not in blocks",
+        "2:4": "the zeros are not 2:4",
+    }
     text = "\n".join(gpu.table([row]))
     assert "- bsr: the zeros are not in blocks" in text and row.case.title in text

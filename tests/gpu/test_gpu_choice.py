@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from sparse_compiler.codegen.gpu.calls import print_segment
+from sparse_compiler.codegen.gpu.source import Launch
+from sparse_compiler.formats.cost import LinearShape
 from sparse_compiler.formats.gpu_cost import GpuMachine, gpu_machine
+from sparse_compiler.formats.gpu_kernels import Stored, ranked
 from sparse_compiler.frontends.export import export_module
 from sparse_compiler.inspector.report import Report, report_of
 from sparse_compiler.options import Options
@@ -63,3 +67,20 @@ def test_an_exact_2_of_4_weight_and_the_limit_that_failed(rows, machine, limit) 
     assert (layer.format == "nm_2_4") == (limit is None)
     said = next(c for c in layer.candidates if c.format == "nm_2_4").reason
     assert said is None if limit is None else f"semi_structured: {limit}" in f"{said}"
+
+
+def test_a_launch_has_its_other_tiles_beside_it_in_the_order_of_the_model() -> None:
+    linear = nn.Linear(2048, 1024, bias=False).eval().requires_grad_(False)
+    linear.weight.data = scattered(0.9)
+    exported = export_module(linear, (torch.zeros(4096, 2048),), None, None)
+    live = LiveWeights(exported.imported.params, linear)
+    options = Options.from_env(calibrate=False, force_native=True, format="csr")
+    lowered = lower_graph(exported.imported.graph, live, options, {}, machine=H100)
+    (segment,) = lowered.program.segments
+    found = [x for x in print_segment(segment, "fp16").launches if getattr(x, "others", ())]
+    (first,) = [launch for launch in found if isinstance(launch, Launch)]
+    shape = LinearShape(1024, 2048, round(1024 * 2048 * 0.1), 4096)
+    ranking = ranked(Stored("csr"), shape, "fp16", H100.arch)
+    tiles = [(c.tile.rows, c.tile.columns, c.tile.warps) for c in ranking[:4]]
+    printed = [(x.args["HIGH"], x.args["WIDE"], x.warps) for x in (first, *first.others)]
+    assert printed == tiles and len(set(tiles)) == 4

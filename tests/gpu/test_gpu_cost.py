@@ -1,25 +1,28 @@
 """The cost model of GPUs: occupancy by hand, roofs, and what is chosen where."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from sparse_compiler.bench.gpu_layers import bert_layers, pruned_facts, resnet50_layers
-from sparse_compiler.codegen.gpu.layer_kernels import FAMILIES, ranked
+from sparse_compiler.codegen.gpu.layer_kernels import FAMILIES
 from sparse_compiler.formats.base import FORMATS, candidates
 from sparse_compiler.formats.cost import ConvShape, LinearShape
 from sparse_compiler.formats.gpu_arch import A100, ARCHES, H100, MI300X, arch_of_device
-from sparse_compiler.formats.gpu_cost import (
-    WITH_KERNELS,
-    Tile,
-    csr_work,
-    dense_ns,
-    gpu_machine,
-    occupancy,
-    predict,
+from sparse_compiler.formats.gpu_cost import gpu_machine
+from sparse_compiler.formats.gpu_kernels import (
+    CSR,
+    KINDS,
+    SUM,
+    Stored,
+    form_of,
+    kinds_of,
+    ranked,
 )
+from sparse_compiler.formats.gpu_roofline import Tile, dense_ns, occupancy, predict
 
-CSR = FORMATS["csr"]
+AS_CSR = Stored("csr")
 
 
 @pytest.mark.parametrize(
@@ -66,13 +69,13 @@ def test_fewer_non_zeros_never_take_longer(arch, dtype) -> None:
     machine = gpu_machine(arch.name, dtype)
     for n in (1, 7, 128, 4096):
         shapes = [LinearShape(768, 3072, nnz, n) for nnz in (240_000, 120_000, 60_000)]
-        times = [machine.format_ns(CSR, shape, 1) for shape in shapes]
+        times = [machine.format_ns(FORMATS["csr"], shape, 1) for shape in shapes]
         assert times == sorted(times, reverse=True) and all(map(math.isfinite, times))
 
 
 def test_less_occupancy_never_helps() -> None:
     tile, shape = Tile(1, 512), LinearShape(3072, 768, 240_000, 4096)
-    work = csr_work(CSR, shape, "fp16", tile)
+    work = CSR.work(AS_CSR, shape, 2, tile)
     times = [predict(work, tile, H100, "fp16", share).ns for share in (1.0, 0.5, 0.25, 0.125)]
     assert times == sorted(times) and times[0] < times[-1]
 
@@ -119,28 +122,59 @@ def test_a_device_without_figures_takes_the_nearest_older_ones() -> None:
     assert arch_of_device(0, 0, "gfx942:sramecc+:xnack-") == MI300X
 
 
-def test_formats_without_a_kernel_take_for_ever() -> None:
-    machine, linear = gpu_machine("cuda", "fp16"), LinearShape(64, 576, 5760, 784, 5760)
+def test_every_format_has_a_time_and_csr_comes_before_what_is_stored_as_csr() -> None:
+    machine = gpu_machine("cuda", "fp16")
+    linear = LinearShape(64, 576, 5760, 784, 5760)
     window = ConvShape(64, 576, 5760, 784, 9, stored=5760)
-    times = {
-        (name, shape): machine.format_ns(FORMATS[name], shape, 1)
-        for name in ("csr", "sorted_4x1", "block_32x32", "block_4x4", "bitmap")
-        for shape in (linear, window)
-    }
-    finite = {key for key, time in times.items() if math.isfinite(time)}
-    assert finite == {("csr", linear), ("csr", window), ("block_32x32", linear)}
+    grouped = ConvShape(64, 144, 1440, 784, 9, groups=4, stored=1440)
+    for shape in (linear, window, grouped):
+        names = ("csr", "sorted_4x1", "block_32x32", "block_4x4", "bitmap", "nm_2_4")
+        times = {name: machine.format_ns(FORMATS[name], shape, 1) for name in names}
+        assert all(map(math.isfinite, times.values()))
+        assert times["csr"] < times["sorted_4x1"] and times["csr"] < times["bitmap"]
 
 
-def test_formats_that_are_chosen_have_kernels() -> None:
-    assert {family.format for family in FAMILIES} | {"dense"} == set(WITH_KERNELS)
+def test_convolutions_in_blocks_are_chosen_where_they_win() -> None:
+    machine, numbers = gpu_machine("cuda:90", "fp16"), 256 * 2304 // 20
+    window = ConvShape(256, 2304, numbers, 32 * 196, 9, stored=numbers)
+    times = {n: machine.format_ns(FORMATS[n], window, 1) for n in ("dense", "csr", "block_32x32")}
+    assert times["block_32x32"] < times["dense"] < times["csr"]
 
 
-def test_tiles_are_tried_in_the_order_of_the_model() -> None:
-    for n, first in ((1, "decode"), (4096, "linear")):
+def test_every_kind_of_kernel_is_compiled_off_line() -> None:
+    printed = {kind for kinds in KINDS.values() for kind in kinds if "DENSE" not in kind.template}
+    compiled = {family.kind for family in FAMILIES if family.stored.kind != "dense"}
+    assert (
+        printed | {SUM} <= compiled and kinds_of(Stored("blocks", 16, 16), few=False)[0] in compiled
+    )
+
+
+@pytest.mark.parametrize("arch", list(ARCHES.values()), ids=lambda arch: arch.label)
+def test_tiles_are_tried_in_the_order_of_the_model(arch) -> None:
+    for n, few in ((1, True), (4096, False)):
         shape = LinearShape(3072, 768, 240_000, n, 240_000)
-        found = ranked("csr", shape, None, "fp16", H100)
-        assert [ns for ns, *_ in found] == sorted(ns for ns, *_ in found)
-        assert found[0][1].function == f"csr_{first}"
-        assert all(family.window is None for _, family, _ in found)
-    assert {f.function for _, f, _ in ranked("csr", shape, (3, 2), "fp16", H100)} == {"csr_conv"}
-    assert ranked("csr", shape, (5, 1), "fp16", H100) == []
+        found = ranked(AS_CSR, shape, "fp16", arch)
+        assert [c.ns for c in found] == sorted(c.ns for c in found)
+        assert found[0].kind.few == few
+    window = ConvShape(256, 2304, 59_000, 6272, 9, stored=59_000)
+    assert {c.kind for c in ranked(AS_CSR, window, "fp16", arch)} == {CSR}
+
+
+def test_rows_are_split_along_k_where_there_are_few_of_them() -> None:
+    long, square = LinearShape(8, 4_000_000, 4_000_000, 1), LinearShape(3072, 768, 240_000, 1)
+    assert ranked(AS_CSR, long, "fp16", H100)[0].tile.parts > 1
+    assert ranked(AS_CSR, square, "fp16", H100)[0].tile.parts == 1
+
+
+def test_rows_that_share_a_panel_wait_less() -> None:
+    shape = LinearShape(768, 192, 30_000, 4096)
+    alone, shared = Tile(1, 256, 1, 1), Tile(8, 256, 1, 1)
+    missed = [CSR.work(AS_CSR, shape, 2, tile).missed for tile in (shared, alone)]
+    assert missed[0] < 0.6 and missed[1] == pytest.approx(1)
+
+
+def test_a_tile_too_large_for_shared_memory_is_not_tried() -> None:
+    shape, big = LinearShape(4096, 4096, 1_600_000, 4096), Stored("blocks", 512, 512)
+    small = replace(MI300X, shared_block=1024)
+    assert form_of(FORMATS["block_32x32"], shape) == Stored("blocks", 32, 32)
+    assert ranked(big, shape, "fp32", MI300X) == () == ranked(big, shape, "fp16", small)

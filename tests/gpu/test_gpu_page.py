@@ -19,14 +19,15 @@ from sparse_compiler.bench.gpu_static import Promise, Variant, promises, variant
 from sparse_compiler.codegen.gpu.layer_kernels import Family
 from sparse_compiler.errors import OptionError
 from sparse_compiler.formats.gpu_arch import A100, H100, Arch
-from sparse_compiler.formats.gpu_cost import Tile
+from sparse_compiler.formats.gpu_kernels import CSR, DOTS, Stored
+from sparse_compiler.formats.gpu_roofline import Tile
 from tests.gpu.small_kernels import small_kernel
 
 pytestmark = pytest.mark.system
 OFFERS = (
-    (Family("csr", "row", ()), "fp16", Tile(1, 512), small_kernel("row", wide=512)),
+    (Family("csr", CSR, Stored("csr")), "fp16", Tile(1, 512), small_kernel("row", wide=512)),
     (
-        *(Family("block_32x32", "blocks", ()), "fp16", Tile(32, 64, depth=32)),
+        *(Family("block_32x32", DOTS, Stored("blocks", 32, 32)), "fp16", Tile(32, 64, depth=32)),
         small_kernel("blocks", wide=64, side=32),
     ),
 )
@@ -84,7 +85,8 @@ def test_scattered_zeros_are_left_dense_in_large_batches_and_said_so(result: Arc
     assert blocks and all(p.gain > 1 and p.choice == "block_32x32" for p in blocks)
     text = page([result], "c", "a", "t")
     first = scattered[0]
-    assert f"| csr {first.gain:.2f} |" in text and f"**block_32x32 {blocks[0].gain:.2f}**" in text
+    assert f"| csr {first.gain:.2f} {first.bound}, " in text
+    assert f"**block_32x32 {blocks[0].gain:.2f}** " in text
 
 
 def test_gains_are_over_fp16_whatever_ours_computes_in(result: ArchResult) -> None:
@@ -108,6 +110,7 @@ def test_what_was_read_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StaticRequest:
     """The command on the small kernels, with a cache of its own."""
     monkeypatch.setattr(gpu_command, "offers", lambda dtypes: iter(OFFERS))
+    monkeypatch.setattr(gpu_command, "program_kernels", lambda arch, dtype, folder: iter(()))
     monkeypatch.setenv("SPARSE_COMPILER_CACHE", str(tmp_path / "cache"))
     return StaticRequest(("bert",), "0.9", "1", "cuda:90", tmp_path / "all.json", tmp_path / "docs")
 

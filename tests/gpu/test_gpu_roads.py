@@ -28,9 +28,12 @@ HALF = torch.zeros(2, 2, dtype=torch.float16)
 
 
 @pytest.mark.system
-def test_roads_by_the_interpreter() -> None:
+@pytest.mark.parametrize(
+    "chosen", ["not profile and not bfloat16", pytest.param("", marks=pytest.mark.slow)]
+)
+def test_roads_by_the_interpreter(chosen: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--show-capture=no"]
-    command += ["-p", "no:cacheprovider", "-n0", str(FILE)]
+    command += ["-p", "no:cacheprovider", "-n0", str(FILE), "-k", chosen]
     env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-4000:]

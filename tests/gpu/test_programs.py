@@ -22,8 +22,11 @@ from tests.gpu.gpu_uses import all_uses
 HERE = Path(__file__).parent
 CASES = 6
 """Random cases of each strategy in the complete set."""
-OPS_SAMPLE = "fp32 or function or power or bf16-dense or bf16-block_16x16 or fp16-csr or told"
-MODELS_SAMPLE = "bert or resnet or kernel or told or asked or 32_bits or sample"
+OPS_SAMPLE = (
+    "(fp32 and not linear and not block and not sorted) or fp32-block_4x1 or bf16-block_16x16 "
+    "or fp16-csr or function or power or told"
+)
+MODELS_SAMPLE = "two_layers_of_bert or kernel or told or asked or 32_bits"
 
 
 def interpreted(name: str, *arguments: str, cases: int = CASES) -> None:

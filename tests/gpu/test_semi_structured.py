@@ -10,7 +10,8 @@ from sparse_compiler.errors import UnsupportedError
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.formats.cost import ConvShape, LinearShape
 from sparse_compiler.formats.gpu_arch import A100, ARCHES, H100, MI300X
-from sparse_compiler.formats.gpu_cost import dense_ns, gpu_machine
+from sparse_compiler.formats.gpu_cost import gpu_machine
+from sparse_compiler.formats.gpu_roofline import dense_ns
 from sparse_compiler.formats.semi_structured import limit
 
 

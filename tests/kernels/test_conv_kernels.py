@@ -216,7 +216,15 @@ CASES = {
         IMAGE, kernel=(1, 1), padding=0, channels=40, rows=100, size=(9, 13), density=0.9
     ),
     "1x1, few rows of many channels": replace(
-        IMAGE, kernel=(1, 1), padding=0, channels=150, rows=80, batch=2, k_tile=40, panel=3
+        IMAGE,
+        kernel=(1, 1),
+        padding=0,
+        channels=150,
+        rows=80,
+        batch=2,
+        density=0.08,
+        k_tile=40,
+        panel=3,
     ),
     "1x1, padded": replace(IMAGE, kernel=(1, 1), padding=1),
     "1x1, stride 2": replace(IMAGE, kernel=(1, 1), padding=0, stride=2, size=(28, 28)),

@@ -47,7 +47,9 @@ def test_nothing_there(options) -> None:
     assert stored_machine(options, 2) is None
 
 
-@pytest.mark.parametrize("fact", ["cpu", "torch", "kernels", "threads", "isa", "cores", "schema", "costs"])
+@pytest.mark.parametrize(
+    "fact", ["cpu", "torch", "kernels", "threads", "isa", "cores", "schema", "costs"]
+)
 def test_a_foreign_or_stale_file_is_refused(options, fact) -> None:
     write(options, facts={**module._facts(options, 2), fact: "another"})
     assert stored_machine(options, 2) is None
