@@ -66,7 +66,8 @@ def main() -> None:
                     for name in ("csr", *chosen.formats)
                 }
                 times = paired(timed, chosen.rounds)
-                line = f"{layer.name:18s} {density:4.2f}  csr {statistics.median(times['csr']) / 1e3:7.1f} us"
+                csr = statistics.median(times["csr"]) / 1e3
+                line = f"{layer.name:18s} {density:4.2f}  csr {csr:7.1f} us"
                 for name in chosen.formats:
                     ratios = [a / b for a, b in zip(times[name], times["csr"], strict=True)]
                     line += (
