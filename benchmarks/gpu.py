@@ -56,7 +56,8 @@ def measure(case: Case, arch: Arch, rounds: int) -> Row:
     module, inputs = build(case, "cuda")
     module = module.to(dtype)
     rounded = tuple(half(x, dtype) for x in inputs)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 itself, whatever is compared
+    # The reference is of fp32 itself, whatever is compared.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         wanted = module.float()(*(half(x, torch.float32) for x in rounded))
     setup = Setup(module.to(dtype), rounded, arch, case.block, case.pattern == "2:4")
     calls: dict[str, Call] = {}
