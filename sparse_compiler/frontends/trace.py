@@ -29,6 +29,12 @@ def trace(
             why="its code is not Python's any more",
             fix="compile the module that it was made from",
         )
+    if isinstance(model, torch.fx.GraphModule):
+        # Its nodes may hold fake tensors of a file, which the trace would mix with its own.
+        public = torch.export.export(
+            model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False
+        )
+        return public.run_decompositions({})
     # Here, since they bring all of Dynamo: 0.5 s and 120 MB.
     from torch.export import _trace, exported_program
 

@@ -52,6 +52,14 @@ def test_same_graph_as_the_public_road(dynamic):
     assert reads.count("head.weight") == 2 and "table.weight" not in reads
 
 
+def test_a_program_of_a_file_is_traced_again(tmp_path):
+    path = tmp_path / "program.pt2"
+    torch.export.save(torch.export.export(Tied().eval(), (IDS,)), path)
+    loaded = torch.export.load(path)
+    found = export_module(loaded.module(), (IDS,))
+    assert len(found.imported.graph.nodes) == len(import_program(loaded).imported.graph.nodes)
+
+
 def test_torchscript_is_refused_with_what_to_do():
     scripted = torch.jit.trace(nn.Linear(2, 2), (torch.zeros(1, 2),))
     with pytest.raises(UnsupportedError, match="TorchScript") as caught:
