@@ -31,10 +31,11 @@ def trace(
         )
     if isinstance(model, torch.fx.GraphModule):
         # Its nodes may hold fake tensors of a file, which the trace would mix with its own.
-        public = torch.export.export(
+        traced = torch.export.export(
             model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False
         )
-        return public.run_decompositions({})
+        functional: torch.export.ExportedProgram = traced.run_decompositions({})
+        return functional
     # Here, since they bring all of Dynamo: 0.5 s and 120 MB.
     from torch.export import _trace, exported_program
 
