@@ -104,7 +104,8 @@ static void check(const Shape& s, const AnyFormat& f) {
     if (pick(0, 2) == 0 && (!nm || left-- > 0)) w[i] = uniform();
   }
   Tiles tiles{0, 0, 0, f.p, f.q, kF32};
-  const Layer layer{s.rows, K, M * K / 3 / s.groups, out, s.taps(), W, s.stride[2] > 1};
+  const int32_t banded = s.taps() == 9 && s.stride[2] == 1;
+  const Layer layer{s.rows, K, M * K / 3 / s.groups, out, s.taps(), W, banded};
   f.tiles(&layer, &tiles);
   const int unit = f.bytes == sc_bitmap_bytes ? 64 : std::max(f.q, 1);
   if (pick(0, 1))
