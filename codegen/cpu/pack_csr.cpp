@@ -180,7 +180,6 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
     if (wide) tiles.panel_vectors = even_panels(l.n, l.width, 7, 8);
     const int64_t most = wide             ? 42
                          : density >= .15 ? 56
-                         : density >= .09 ? 60
                          : density >= .07 ? 80
                          : density >= .03 ? 128
                                           : 192;

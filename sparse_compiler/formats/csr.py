@@ -59,7 +59,7 @@ _WIDE = sympy.Eq(taps, 1) & sympy.Eq(W, 16) & ((k <= 96) | ((DENSITY >= 0.15) & 
 """Whether `conv_tiles` takes panels of 7 vectors: what they cost in tiles is little."""
 _KILOBYTES = sympy.Piecewise(
     (42, _WIDE),
-    (_by_density(56, 60, 128), sympy.Eq(taps, 1)),
+    (_by_density(56, 80, 128), sympy.Eq(taps, 1)),
     (_by_density(37, 60, 120), W > 8),
     (_by_density(48, 110, 192), True),
 )
