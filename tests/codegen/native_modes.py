@@ -204,6 +204,8 @@ def use(case: Case, mode: Mode, *, symbolic: bool) -> Use | None:
         graph = _graph(builder, case, mode, names, {BATCH: Range(1, 64)} if symbolic else {})
         if graph is not None and symbolic and not _fits(graph, case, inputs):
             return None
+        if graph is not None and symbolic and not _still_allowed(graph):
+            return None
     except (VerifyError, InputError):
         if symbolic:
             return None
@@ -261,6 +263,14 @@ def _fits(graph: Graph, case: Case, inputs: Sequence[torch.Tensor]) -> bool:
         return shape == tuple(case.op.bind(symbols, {}).reference(*case.inputs).shape)
     except RuntimeError:
         return False
+
+
+def _still_allowed(graph: Graph) -> bool:
+    """True where an op on rows runs there also with a symbol for the number of samples."""
+    node = graph.producers["y"]
+    layout = graph.tensor("y").layout
+    in_planes = layout is not None and layout.planes > 0
+    return in_planes or node.op.row_major(tuple(graph.types[i] for i in node.inputs)) is None
 
 
 # --- running --------------------------------------------------------------------------------------
