@@ -86,6 +86,10 @@ def bench(
             metavar="NAME", help="Engine that ratios refer to; default the fastest dense one."
         ),
     ] = "",
+    isa: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="x86-64-v3 holds every engine to AVX2; default native."),
+    ] = "native",
     rounds: Annotated[
         int, typer.Option(metavar="N", min=2, help="Timed calls of each engine.")
     ] = 25,
@@ -159,6 +163,7 @@ def bench(
         dtype=dtype,
         against=against,
         baseline=baseline,
+        isa=isa,
         rounds=rounds,
         time_limit=time_limit,
         warm=warm,

@@ -21,6 +21,7 @@ from ..inspector.roofline import Roofs, measure_roofs
 from .case import DTYPES, Case, numbers
 from .check import Check, judge, read_expectations
 from .engine import ENGINES, Engine, load_engine
+from .isa import NATIVE, check_isa
 from .markdown import write_page
 from .measure import Method
 from .plot import plot_results
@@ -50,6 +51,7 @@ class Request:
     dtype: str = "float32"
     against: str = ""
     baseline: str = ""
+    isa: str = NATIVE
     rounds: int = 25
     time_limit: float = 900.0
     warm: bool = True
@@ -136,12 +138,14 @@ def _measure(request: Request, expectations: list[Check], console: Console) -> R
     if request.lock:
         method = replace(method, lock=Path(request.lock))
     cache = Options.from_env().cache_dir / "bench"
-    roofs = _roofs(cases[0].threads, cache, method, console) if request.roofline else None
+    isa = check_isa(request.isa)
+    roofs = _roofs(cases[0].threads, cache, isa, method, console) if request.roofline else None
     settings = Bench(
         engines=engines,
         method=method,
         cache=cache,
         baseline=load_engine(request.baseline).name if request.baseline else "",
+        isa=isa,
         overhead=request.overhead,
         warm=request.warm,
         roofs=roofs,
@@ -185,10 +189,10 @@ def _progress_lines(console: Console) -> Progress:
     return progress
 
 
-def _roofs(threads: int, cache: Path, method: Method, console: Console) -> Roofs | None:
+def _roofs(threads: int, cache: Path, isa: str, method: Method, console: Console) -> Roofs | None:
     try:
         with machine_to_itself(method.lock):
-            return measure_roofs(threads, cache)
+            return measure_roofs(threads, cache, isa)
     except ToolchainError as error:
         console.print(f"no roofline column: {error}", style="yellow")
         return None

@@ -23,6 +23,7 @@ from sparse_compiler.options import nearest
 from sparse_compiler.registry import Registry
 
 from .case import Case
+from .isa import HELD
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +104,13 @@ class Engine(ABC):
     def command(self, cache: Path) -> list[str]:
         """The command line of the worker; a guest environment overrides it."""
         return [sys.executable, "-m", "sparse_compiler.bench.worker"]
+
+    def environment(self, isa: str, cache: Path) -> dict[str, str]:
+        """Variables that hold the engine to an instruction set of isa.py's table.
+
+        cache: for what an engine must make first. WorkerError where it cannot be held to it.
+        """
+        return dict(HELD[isa])
 
     @abstractmethod
     def prepare(self, job: Job) -> EngineRunner:

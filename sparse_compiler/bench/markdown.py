@@ -8,6 +8,7 @@ from pathlib import Path
 from sparse_compiler.errors import UnsupportedError
 
 from ..inspector.roofline import QUIET
+from .isa import NATIVE
 from .plot import file_stem, plot_results
 from .results import Results, Row
 from .table import COLUMNS, number, refusals
@@ -89,7 +90,9 @@ def _surroundings(results: Results) -> Iterator[str]:
     yield "| | |"
     yield "| --- | --- |"
     yield f"| processor | {m['cpu']}, {m['usable_cores']} of {m['cores']} cores usable |"
-    yield f"| ISA | {', '.join(m['isa'])} |"
+    held = results.method.get("isa", NATIVE)
+    only = "" if held == NATIVE else f"; every engine held to {held}"
+    yield f"| ISA | {', '.join(m['isa'])}{only} |"
     yield f"| threads | {', '.join(map(str, threads))} |"
     yield f"| memory | {m['memory_bytes'] / 2**30:.0f} GiB |"
     yield f"| system | {m['system']}, Python {m['python']} |"

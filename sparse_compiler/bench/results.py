@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from sparse_compiler.errors import InputError
 from sparse_compiler.files import replacing
 
 from .case import Case
+from .isa import NATIVE
 from .measure import clean_rounds
 from .stats import Ratio, paired_ratio
 
@@ -127,13 +128,16 @@ def _row(data: dict[str, Any]) -> Row:
     return Row(case=case, samples_ns=samples, disturbed=disturbed, **data)
 
 
-def check_same_machine(before: Results, machine: Mapping[str, Any]) -> None:
-    """InputError where results cannot be continued: other processor, versions or commit."""
-    for key in ("cpu", "usable_cores", "versions", "commit"):
-        if before.machine[key] != machine[key]:
+def check_same_machine(before: Results, now: Results) -> None:
+    """InputError where results cannot be continued: other processor, versions, commit or ISA."""
+    keys = ("cpu", "usable_cores", "versions", "commit")
+    pairs = {key: (before.machine[key], now.machine[key]) for key in keys}
+    pairs["isa"] = (before.method.get("isa", NATIVE), now.method["isa"])
+    for key, (then, today) in pairs.items():
+        if then != today:
             raise InputError(
                 f"the results to resume were measured with another {key}",
-                why=f"{before.machine[key]} then, {machine[key]} now",
+                why=f"{then} then, {today} now",
                 fix="start anew: remove the file, or leave --resume out",
             )
 

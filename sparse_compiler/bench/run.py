@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from ..runtime.measure import machine_to_itself
 from .case import Case
 from .engine import Engine
 from .host import Worker, WorkerError
+from .isa import NATIVE
 from .machine import describe_machine
 from .measure import (
     Method,
@@ -47,14 +48,16 @@ Progress = Callable[[str, Sequence[Row]], None]
 class Bench:
     """One run's settings. baseline: an engine's name, or "" for the fastest dense engine.
 
-    cache: where engines that make environments keep them. overhead and warm say whether call
-    overhead and warm compile times are measured. stage: stands before what `progress` is told.
+    cache: where engines that make environments keep them. isa: what all engines are held to.
+    overhead and warm say whether call overhead and warm compile times are measured. stage: stands
+    before what `progress` is told.
     """
 
     engines: Sequence[Engine]
     method: Method
     cache: Path
     baseline: str = ""
+    isa: str = NATIVE
     overhead: bool = True
     warm: bool = True
     roofs: Roofs | None = None
@@ -104,6 +107,7 @@ def run_bench(
     method = {
         **asdict(bench.method),
         "lock": str(bench.method.lock),
+        "isa": bench.isa,
         "baseline": bench.baseline or "fastest dense engine of the case",
         "roofs": asdict(bench.roofs) if bench.roofs else None,
     }
@@ -111,7 +115,7 @@ def run_bench(
         (), describe_machine(), command, method, {}, datetime.now(UTC).isoformat(timespec="seconds")
     )
     if before:
-        check_same_machine(before, results.machine)
+        check_same_machine(before, results)
         kept = before.keep(cases, [engine.name for engine in bench.engines])
         results = replace(results, rows=kept.rows, cases=kept.cases)
     remaining = [case for case in cases if not results.of_case(case)]
@@ -145,8 +149,11 @@ def _with_case(results: Results, state: _CaseRun) -> Results:
     )
 
 
-def worker_environment(threads: int, cache: Path) -> dict[str, str]:
-    """The same for every engine: thread counts, no spinning for 200 ms, caches of its own."""
+def worker_environment(threads: int, cache: Path, held: Mapping[str, str]) -> dict[str, str]:
+    """The same for every engine: thread counts, no spinning for 200 ms, caches of its own.
+
+    held: variables of its own, which go before; a PYTHONPATH stands before the others.
+    """
     kept = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     count = str(threads)
     return {
@@ -162,7 +169,10 @@ def worker_environment(threads: int, cache: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "NM_DISABLE_ANALYTICS": "True",
-        "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
+        **held,
+        "PYTHONPATH": os.pathsep.join(
+            [held.get("PYTHONPATH", ""), str(SOURCE), os.environ.get("PYTHONPATH", "")]
+        ).strip(os.pathsep),
     }
 
 
@@ -197,7 +207,7 @@ def _run_case(bench: Bench, state: _CaseRun, finished: Sequence[Row]) -> None:
 def _build_case(bench: Bench, state: _CaseRun) -> None:
     """Model, inputs, truth and ONNX file, by the reference process; its failure fails rows."""
     wanted = [e for e in bench.engines if e.takes == "onnx"]
-    env = worker_environment(state.case.threads, state.folder / "cache-reference")
+    env = worker_environment(state.case.threads, state.folder / "cache-reference", {})
     command = [sys.executable, "-m", "sparse_compiler.bench.reference"]
     limit = bench.method.prepare_limit_s
     with Worker(command, env, state.folder / "reference.log") as worker:
@@ -250,7 +260,8 @@ def _admit(bench: Bench, state: _CaseRun, engine: Engine, stack: ExitStack) -> N
 
 
 def _start(bench: Bench, state: _CaseRun, engine: Engine, cache: Path) -> Worker:
-    env = worker_environment(state.case.threads, cache)
+    held = engine.environment(bench.isa, bench.cache)
+    env = worker_environment(state.case.threads, cache, held)
     log = state.folder / f"{Path(engine.name).stem}.log"
     return Worker(engine.command(bench.cache), env, log)
 

@@ -19,7 +19,7 @@ from ..errors import ToolchainError
 from ..files import replacing
 from ..options import Options
 
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-pthread")
+FLAGS = ("-O3", "-ffp-contract=fast", "-std=c++17", "-pthread")
 PROBE_LIMIT_S = 120
 QUIET = 0.95
 
@@ -44,19 +44,22 @@ class Roofs:
         return self.busy < QUIET
 
 
-def measure_roofs(threads: int, cache: Path) -> Roofs:
+def measure_roofs(threads: int, cache: Path, isa: str = "native") -> Roofs:
     """Compile and run probe.cpp, once for each machine, compiler flags and thread count.
+
+    isa: what its code may use, as the option of that name.
 
     What was measured while something else ran is not kept for the next time.
     Errors: ToolchainError with what the compiler said.
     """
     source = resources.files("sparse_compiler.inspector").joinpath("probe.cpp").read_text()
-    what = "\n".join([source, *FLAGS, cpu_model(), *sorted(cpu_features()), str(threads)])
+    flags = (f"-march={isa}", *FLAGS)
+    what = "\n".join([source, *flags, cpu_model(), *sorted(cpu_features()), str(threads)])
     folder = cache / "roofs" / hashlib.sha256(what.encode()).hexdigest()[:16]
     stored = folder / "roofs.json"
     if stored.is_file():
         return Roofs(**json.loads(stored.read_text()))
-    roofs = Roofs(**json.loads(_run_probe(source, threads, folder)))
+    roofs = Roofs(**json.loads(_run_probe(source, threads, flags, folder)))
     if roofs.disturbed:
         return roofs
     with replacing(stored) as beside:
@@ -64,7 +67,7 @@ def measure_roofs(threads: int, cache: Path) -> Roofs:
     return roofs
 
 
-def _run_probe(source: str, threads: int, folder: Path) -> str:
+def _run_probe(source: str, threads: int, flags: tuple[str, ...], folder: Path) -> str:
     found = Options.from_env().compiler
     if found is None:
         raise ToolchainError("no C++ compiler for the roofline probe", fix="install g++")
@@ -73,7 +76,7 @@ def _run_probe(source: str, threads: int, folder: Path) -> str:
     code.write_text(source)
     try:
         subprocess.run(
-            [*shlex.split(found), *FLAGS, str(code), "-o", str(program)],
+            [*shlex.split(found), *flags, str(code), "-o", str(program)],
             check=True,
             capture_output=True,
             text=True,

@@ -39,11 +39,17 @@ def test_rows_follow_the_cases() -> None:
     assert left_over().in_order([DONE, HALF]).case_list() == [DONE, HALF]
 
 
-@pytest.mark.parametrize("key", MACHINE)
+@pytest.mark.parametrize("key", [*MACHINE, "isa"])
 def test_other_surroundings_are_refused(key: str) -> None:
-    check_same_machine(left_over(), MACHINE)
+    today = replace(left_over(), method={"isa": "native"})
+    check_same_machine(left_over(), today)
+    changed = (
+        replace(today, method={"isa": "x86-64-v3"})
+        if key == "isa"
+        else replace(today, machine={**MACHINE, key: "other"})
+    )
     with pytest.raises(InputError, match=f"another {key}(.|\n)*fix: start anew"):
-        check_same_machine(left_over(), {**MACHINE, key: "other"})
+        check_same_machine(left_over(), changed)
 
 
 def test_resume_needs_a_file() -> None:

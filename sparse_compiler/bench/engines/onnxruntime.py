@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sparse_compiler.bench.engine import ENGINES, Array, Engine, EngineRunner, Job
+from sparse_compiler.bench.isa import onnxruntime_without_avx512
 
 
 class OrtRunner(EngineRunner):
@@ -27,6 +29,10 @@ class OnnxRuntime(Engine):
     takes = "onnx"
     dense = True
     packages = ("onnxruntime",)
+
+    def environment(self, isa: str, cache: Path) -> dict[str, str]:
+        held = super().environment(isa, cache)
+        return {**held, "PYTHONPATH": str(onnxruntime_without_avx512(cache))} if held else held
 
     def prepare(self, job: Job) -> EngineRunner:
         import onnxruntime as ort
