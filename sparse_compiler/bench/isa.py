@@ -1,7 +1,8 @@
 """Every engine held to one instruction set: figures of an AVX2 machine, measured on a wider one.
 
-Most engines read a variable of the environment. ONNX Runtime has none: what it asks the processor
-(XGETBV: does the system save the registers of AVX-512?) is answered with no in a copy of it.
+Most engines read a variable of the environment. ONNX Runtime has none, and OpenVINO's covers its
+convolutions but not its matrix products: what they ask the processor (XGETBV: does the system save
+the registers of AVX-512?) is answered with no in a copy of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,7 +30,7 @@ HELD: Mapping[str, Mapping[str, str]] = MappingProxyType(
             {
                 "SPARSE_COMPILER_ISA": AVX2,
                 "ATEN_CPU_CAPABILITY": "avx2",  # torch's kernels and Inductor's code
-                "ONEDNN_MAX_CPU_ISA": "AVX2",  # torch's and OpenVINO's
+                "ONEDNN_MAX_CPU_ISA": "AVX2",  # in torch and OpenVINO
                 "MKL_ENABLE_INSTRUCTIONS": "AVX2",
                 "NM_ARCH": "avx2",  # DeepSparse
             }
@@ -52,28 +54,31 @@ def check_isa(name: str) -> str:
     return name
 
 
-def onnxruntime_without_avx512(cache: Path) -> Path:
-    """The folder to import ONNX Runtime from that takes this processor for one without AVX-512.
+def without_avx512(package: str, cache: Path) -> Path:
+    """The folder to import a package from whose libraries find no AVX-512 on this processor.
 
-    Made once for each version under `cache`. WorkerError "unsupported" where its library does not
-    ask in the way that is known.
+    A copy, made once for each version under `cache`. WorkerError "missing" without the package,
+    "unsupported" where none of its libraries asks in the way that is known.
     """
-    found = importlib.util.find_spec("onnxruntime")
+    found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise WorkerError("missing", "not installed: pip install onnxruntime")
-    package = Path(found.origin).parent
-    (library,) = package.glob("capi/onnxruntime_pybind11_state*")
-    stat = library.stat()
-    home = cache / f"onnxruntime-avx2-{stat.st_size}-{stat.st_mtime_ns}"
+        raise WorkerError("missing", f"not installed: pip install {package}")
+    folder = Path(found.origin).parent
+    home = cache / f"{package}-{metadata.version(package)}-avx2"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):
         if not (home / "complete").is_file():
-            code = library.read_bytes()
-            if _ASKS not in code:
-                raise WorkerError("unsupported", "cannot be held to AVX2: no XGETBV in its library")
             shutil.rmtree(home, ignore_errors=True)
-            shutil.copytree(package, home / "onnxruntime")
-            copied = home / "onnxruntime" / library.relative_to(package)
-            copied.write_bytes(code.replace(_ASKS, _AVX_ONLY))
+            shutil.copytree(folder, home / package)
+            if not sum(map(_answer_no, (home / package).rglob("*.so*"))):
+                raise WorkerError("unsupported", "cannot be held to AVX2: no XGETBV in its code")
             (home / "complete").write_text("made by sparse-compiler bench --isa\n")
     return home
+
+
+def _answer_no(library: Path) -> int:
+    """Alters a library's questions; how many there were."""
+    code = library.read_bytes()
+    if _ASKS in code:
+        library.write_bytes(code.replace(_ASKS, _AVX_ONLY))
+    return code.count(_ASKS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_compiler.bench.engine import ENGINES, Array, Engine, EngineRunner, Job
-from sparse_compiler.bench.isa import onnxruntime_without_avx512
+from sparse_compiler.bench.isa import without_avx512
 
 
 class OrtRunner(EngineRunner):
@@ -32,7 +32,7 @@ class OnnxRuntime(Engine):
 
     def environment(self, isa: str, cache: Path) -> dict[str, str]:
         held = super().environment(isa, cache)
-        return {**held, "PYTHONPATH": str(onnxruntime_without_avx512(cache))} if held else held
+        return {**held, "PYTHONPATH": str(without_avx512(self.name, cache))} if held else held
 
     def prepare(self, job: Job) -> EngineRunner:
         import onnxruntime as ort
