@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test system portable browser docs slow lint bench bench-engine never-slower mutations gpu gpu-static speed wheel-check clean accuracy structure roads third-party
+.PHONY: help venv demo test system portable browser docs slow lint examples bench bench-engine never-slower mutations gpu gpu-static speed wheel-check clean accuracy structure roads third-party
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,13 +76,23 @@ roads: $(STAMP) ## seven models through torch.export, TVM's Relax and ONNX: laye
 structure: $(STAMP) ## masked models against the compiled ones: every model, 10, 50 and 90 %
 	@$(BIN)/python -m pytest -q -m slow tests/test_structure.py
 
+# One process and mostly one thread each: `make -j2` runs two at a time.
+EXAMPLES := $(filter-out examples/demo.py,$(wildcard examples/*.py))
+.PHONY: $(EXAMPLES)
+examples: $(EXAMPLES) ## run the examples other than the demo
+	@[ -n "$(EXAMPLES)" ] || { echo "no examples found" >&2; exit 1; }
+
+$(EXAMPLES): $(STAMP)
+	@timeout 60 $(BIN)/python $@
+
 bench: $(STAMP) ## the short benchmark suite; writes its figures to docs/
 	@$(BIN)/sparse-compiler bench --suite short --write docs
 
-bench-engine: $(STAMP) ## whole models against their peers, hours; run again to go on where it stopped
-	@$(BIN)/sparse-compiler bench --suite engine,engine-batch,engine-one-thread \
+ISA ?= native
+bench-engine: $(STAMP) ## whole models against their peers, hours; run again to go on; ISA=x86-64-v3: all held to AVX2
+	@$(BIN)/sparse-compiler bench --suite engine,engine-batch,engine-one-thread --isa $(ISA) \
 	  --against eager,inductor,inductor-frozen,onnxruntime,openvino,deepsparse \
-	  --json build/bench-engine.json --resume --write docs --check benchmarks/engine.toml
+	  --json build/bench-engine-$(ISA).json --resume --write docs --check benchmarks/engine.toml
 
 mutations: $(STAMP) ## 10,000 damaged and forged model files, hours; run again to go on
 	@$(BIN)/python tools/mutate_artifacts.py --count 10000 --log docs/mutations.json

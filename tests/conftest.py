@@ -21,8 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The session's cache folder: equal kernels of different tests compile once.
 
-    Workers of pytest-xdist share it: each has a folder of its own below the session's.
+    Workers of pytest-xdist share it: each has a folder of its own below the session's. All
+    sessions share the folder that TEST_KERNELS names: .ci/run gives an empty one to its steps.
     """
+    if "TEST_KERNELS" in os.environ:
+        shared = Path(os.environ["TEST_KERNELS"])
+        shared.mkdir(parents=True, exist_ok=True)
+        return shared
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = tmp_path_factory.getbasetemp().parent / "kernels"
         shared.mkdir(exist_ok=True)

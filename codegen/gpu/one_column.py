@@ -5,30 +5,14 @@ Threads lie along the features; a kernel of planes does it, whose planes have on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from sparse_compiler.codegen.gpu.expressions import code_of
 from sparse_compiler.codegen.gpu.planes import NORM
 from sparse_compiler.codegen.gpu.rotary import ROTATE
 from sparse_compiler.codegen.gpu.rules import place_of, rule
-from sparse_compiler.codegen.gpu.source import Printer
+from sparse_compiler.codegen.gpu.source import Printer, row_reads
 from sparse_compiler.codegen.gpu.weight_calls import arguments
-from sparse_compiler.codegen.operands import ScalarFunctor
 from sparse_compiler.codegen.program import Call
 
 _LANES = 1024
-
-
-def row_reads(functor: ScalarFunctor, reads: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
-    """Lines that compute `value` of x0 and of a number to each `row`, or one for all; what they
-    read."""
-    lines: list[str] = []
-    args: dict[str, Any] = {}
-    for i, read in enumerate(reads, 1):
-        args |= dict(zip((f"s{i}", f"step{i}"), read.fields, strict=True))
-        lines.append(f"x{i} = tl.load(s{i} + row * step{i}, mask=mask, other=0.0).to(tl.float32)")
-    return lines + code_of(functor.expr, functor.dtypes), args
 
 
 @rule("norm_row")

@@ -6,7 +6,7 @@ from typing import Any
 
 from sparse_compiler.codegen.gpu import planes as P
 from sparse_compiler.codegen.gpu.rules import place_of, planes_of, rule
-from sparse_compiler.codegen.gpu.source import Printer, planes_args, source_args
+from sparse_compiler.codegen.gpu.source import Printer, each_element, planes_args, source_args
 from sparse_compiler.codegen.gpu.weight_calls import arguments, window_args
 from sparse_compiler.codegen.gpu.weights import WINDOW
 from sparse_compiler.codegen.operands import Columns, Functor, Read, Written
@@ -19,8 +19,8 @@ _HIGH, _WIDE = 16, 64  # rows and columns of a tile that is walked along rows
 @rule("pointwise")
 def _pointwise(printer: Printer, call: Call) -> None:
     rows, columns, to, functor = arguments(call)
-    args = {**planes_args(to), "P": columns, "M": rows, "HIGH": 4, "WIDE": 256}
-    grid = ((rows, 4), (columns, 256))
+    tile, grid = each_element(rows, columns)
+    args = {**planes_args(to), **tile}
     printer.launch(P.POINTWISE, "pointwise", args, grid, call.label, functors={"epilogue": functor})
 
 
@@ -28,8 +28,8 @@ def _pointwise(printer: Printer, call: Call) -> None:
 def _move(printer: Printer, call: Call) -> None:
     rows, columns, source, to = (planes_of(arg) for arg in arguments(call))
     same = Functor(ExprArg(0), (Read(source),), accumulator=False)
-    args = {**planes_args(to), "P": columns, "M": rows, "HIGH": 4, "WIDE": 256}
-    grid = ((rows, 4), (columns, 256))
+    tile, grid = each_element(rows, columns)
+    args = {**planes_args(to), **tile}
     printer.launch(P.POINTWISE, "move", args, grid, call.label, functors={"epilogue": same})
 
 
@@ -168,7 +168,7 @@ def _spread(printer: Printer, call: Call) -> None:
             f"source = tl.where((row >= {first}) & (row < {last}), row - {first - begin}, source)"
         )
         begin += last - first
-    args = {**planes_args(to), **source_args(x), "P": columns, "M": rows, "HIGH": 4, "WIDE": 256}
-    grid = ((rows, 4), (columns, 256))
+    tile, grid = each_element(rows, columns)
+    args = {**planes_args(to), **source_args(x), **tile}
     holes, functors = {"runs": "\n".join(lines)}, {"epilogue": fill}
     printer.launch(P.SPREAD, "spread", args, grid, call.label, holes=holes, functors=functors)

@@ -18,6 +18,7 @@ from sparse_compiler.codegen.operands import (
     Functor,
     Planes,
     Read,
+    ScalarFunctor,
     Vector,
     Written,
     ld_of,
@@ -205,6 +206,24 @@ def planes_args(written: Written | Planes) -> dict[str, Any]:
     """Where a kernel writes planes."""
     planes = written.planes if isinstance(written, Written) else written
     return {"out": planes, "ldo": ld_of(planes.space)}
+
+
+def row_reads(functor: ScalarFunctor, reads: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
+    """Lines that compute `value` of x0 and of a number to each `row`, or one for all; what they
+    read."""
+    lines: list[str] = []
+    args: dict[str, Any] = {}
+    for i, read in enumerate(reads, 1):
+        args |= dict(zip((f"s{i}", f"step{i}"), read.fields, strict=True))
+        lines.append(f"x{i} = tl.load(s{i} + row * step{i}, mask=mask, other=0.0).to(tl.float32)")
+    return lines + code_of(functor.expr, functor.dtypes), args
+
+
+def each_element(rows: Dim, columns: Any) -> tuple[dict[str, Any], Sequence[tuple[Any, int]]]:
+    """Sizes, tile and grid of a kernel that computes each element of planes once, in order."""
+    high, wide = 4, 256
+    sizes = {"P": columns, "M": rows, "HIGH": high, "WIDE": wide}
+    return sizes, ((rows, high), (columns, wide))
 
 
 def source_args(planes: Planes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_compiler.codegen.gpu.source import Printer, planes_args
+from sparse_compiler.codegen.gpu.source import Printer, each_element, planes_args
 from sparse_compiler.codegen.operands import Planes, ld_of
 from sparse_compiler.codegen.program import Call, Segment
 from sparse_compiler.formats.base import FORMATS
@@ -54,9 +54,8 @@ def print_sparse_dot(printer: Printer, call: Call) -> None:
     weight, x, to, columns, _, functor = arguments
     rows, depth = printer.segment.weights[weight.index].type.shape
     product = SparseProduct(weight.index, x, int(depth))
-    args: dict[str, Any] = {**planes_args(to), "product": product, "P": columns}
-    args |= {"ldp": ld_of(x.space), "M": int(rows), "HIGH": 4, "WIDE": 256}
-    grid = ((int(rows), 4), (columns, 256))
+    tile, grid = each_element(int(rows), columns)
+    args = {**planes_args(to), "product": product, "ldp": ld_of(x.space), **tile}
     printer.launch(FINISH, "sparse_dot", args, grid, call.label, functors={"epilogue": functor})
 
 

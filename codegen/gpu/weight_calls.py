@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparse_compiler.codegen.gpu import weights as W
-from sparse_compiler.codegen.gpu.expressions import code_of
 from sparse_compiler.codegen.gpu.source import (
     Launch,
     Part,
     Printer,
     Scratch,
     planes_args,
+    row_reads,
     source_args,
 )
 from sparse_compiler.codegen.gpu.sparse_dots import is_sparse_dot, print_sparse_dot
@@ -189,13 +189,7 @@ def _decode_row(printer: Printer, call: Call) -> None:
     """A linear on one row-major column; its epilogue reads vectors with a step of 0 or 1."""
     weight, x, to, _, functor, *reads = arguments(call)
     args: dict[str, Any] = {"out": to, "ldo": 1, "P": 1, "x": x, "ldx": 1, "LINES": 0}
-    lines: list[str] = []
-    given: dict[str, Any] = {}
-    for i, read in enumerate(reads, 1):
-        place, step = read.fields
-        given |= {f"s{i}": place, f"step{i}": step}
-        lines.append(f"x{i} = tl.load(s{i} + row * step{i}, mask=mask, other=0.0).to(tl.float32)")
-    lines += code_of(functor.expr, functor.dtypes)
+    lines, given = row_reads(functor, reads)
     holes = {"given": given, "epilogue": "\n".join(lines)}
     _print(printer, call, weight.index, args, W.LINES, holes)
 

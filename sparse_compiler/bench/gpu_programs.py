@@ -101,7 +101,8 @@ def _kernels(
         target=arch.name, weights=dtype, format="csr", force_native=True, calibrate=False
     )
     graph, params = exported.imported.graph, exported.imported.params
-    for segment, sizes in segments_for(arch, graph, params, options, {}):
-        for launch, kernel in segment.offline(sizes):
+    lowered, _, segments = segments_for(arch, graph, params, options, {})
+    for segment in segments:
+        for launch, kernel in segment.offline(lowered.context.hints):
             facts = facts_of(kernel, arch, folder)
             yield ProgramKernel(name, launch.kernel, launch.label, launch.warps, facts)

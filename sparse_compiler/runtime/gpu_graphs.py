@@ -7,19 +7,18 @@ changed weights into new ones and records again, and keeps one graph for each se
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ..errors import first_line
+from .gpu_clock import Step
 
 log = logging.getLogger(__name__)
 
-Steps = Sequence[Callable[[], None]]
 
-
-def recorded(steps: Steps, device: torch.device, name: str) -> Any:
+def recorded(steps: Sequence[Step], device: torch.device, name: str) -> Any:
     """A CUDA graph of the steps, None where they cannot be recorded: then they are launched.
 
     They run once before, on the same side stream, so that triton has compiled them and cuBLAS has

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from ..codegen.operands import Word, ld_of
-
-Step = Callable[[], None]
+from .gpu_clock import Step
 
 
 def _attend(binder: Any, args: tuple[Any, ...]) -> Step:

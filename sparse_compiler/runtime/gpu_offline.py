@@ -68,8 +68,7 @@ def code_for(
     Raises `UnsupportedError` for fp64, `OptionError` without triton, `CodegenError` where triton
     refuses a kernel.
     """
-    lowered, dtype, segments = _lowered(arch, graph, params, options, hints)
-    sizes = lowered.context.hints
+    lowered, dtype, segments = segments_for(arch, graph, params, options, hints)
     sizes = lowered.context.hints
     found = [code for i, s in enumerate(segments) for code in _kernels(i, s, sizes, arch)]
     return OfflineCode(dtype, lowered, tuple(found), tuple(s.module.text for s in segments))
@@ -81,19 +80,8 @@ def segments_for(
     params: Mapping[str, torch.Tensor],
     options: Options,
     hints: Mapping[str, int],
-) -> Iterator[tuple[GpuSegment, Mapping[str, int]]]:
-    """The segments of a model for that GPU, and the sizes of the example. Raises as `code_for`."""
-    lowered, _, segments = _lowered(arch, graph, params, options, hints)
-    yield from ((segment, lowered.context.hints) for segment in segments)
-
-
-def _lowered(
-    arch: Arch,
-    graph: Graph,
-    params: Mapping[str, torch.Tensor],
-    options: Options,
-    hints: Mapping[str, int],
 ) -> tuple[Lowered, str, list[GpuSegment]]:
+    """The program of a model for that GPU, the type of its products and its segments, unbound."""
     live = LiveWeights(dict(params))
     dtype = dtype_of(options, params)
     lowered = lower_graph(graph, live, options, hints)

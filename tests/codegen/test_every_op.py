@@ -5,13 +5,12 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
 
 from sparse_compiler.codegen.lowering import rule_of
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.ir.op import OPS
 from tests.codegen.native_modes import Use, Uses, modes, use
-from tests.ops.cases import CASES, Case
+from tests.ops.cases import CASES, drawn
 
 IN_TORCH = {
     "batch_norm": "folded into its layer; one that stands alone is torch's",
@@ -27,30 +26,11 @@ NATIVE = sorted(set(OPS) - set(IN_TORCH))
 SLOW_TO_COMPILE = {"matmul", "reduce"}
 
 
-def cases(name: str, count: int, number: int = 0) -> list[Case]:
-    """Random cases of an op, the same ones for the same number."""
-    found: list[Case] = []
-
-    @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(CASES[name]())
-    def collect(case: Case) -> None:
-        found.append(case)
-
-    collect()
-    return found
-
-
 def uses(name: str, count: int, per_case: int, number: int = 0) -> list[Use]:
     """Cases in some of their modes, every other one with a symbol for its first dimension."""
     chosen = random.Random(f"{name} {number}")
     found: list[Use] = []
-    for case in cases(name, count, number):
+    for case in drawn(CASES[name], count, number):
         ways = modes(case)
         for mode in chosen.sample(ways, min(per_case, len(ways))):
             symbolic = chosen.random() < 0.5

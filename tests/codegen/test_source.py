@@ -156,14 +156,14 @@ def _input(type_: TensorType, sizes: dict[str, int], generator: torch.Generator)
 
 @pytest.mark.system
 @pytest.mark.parametrize("name", GRAPHS)
-def test_no_access_out_of_bounds(name: str, tmp_path: Path) -> None:
+def test_no_access_out_of_bounds(name: str, kernel_cache: Path) -> None:
     compiler = find_compiler()
     assert compiler is not None
     library = subprocess.run(
         [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     )
     done = subprocess.run(
-        [sys.executable, "-c", SANITIZED, name, str(tmp_path)],
+        [sys.executable, "-c", SANITIZED, name, str(kernel_cache)],
         capture_output=True,
         text=True,
         check=False,

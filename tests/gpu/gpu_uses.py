@@ -6,8 +6,6 @@ Small ones as the CPU's kernels are tested on, and those of `wide_cases.py`; a l
 import random
 from collections.abc import Iterator
 
-from hypothesis import HealthCheck, given, seed, settings
-
 from sparse_compiler.codegen.gpu.calls import unprintable
 from sparse_compiler.codegen.lower import lower
 from sparse_compiler.formats.base import FORMATS
@@ -15,32 +13,13 @@ from sparse_compiler.ir.op import OPS
 from tests.codegen.native_modes import Mode, Use, modes, use
 from tests.codegen.test_every_op import NATIVE
 from tests.gpu.wide_cases import WIDE
-from tests.ops.cases import CASES, Case
+from tests.ops.cases import CASES, Case, drawn
 
 FAMILIES = {name: [CASES[name]] * (name in CASES) for name in [*NATIVE, *WIDE]}
 for _name, _wide in WIDE.items():
     FAMILIES[_name] += _wide
 BLOCKS = ("block_16x16", "block_32x32")
 """Formats of blocks that no registry lists, which have kernels with dots."""
-
-
-def drawn(strategy, count: int, number: int) -> list[Case]:
-    """Random cases, the same ones for the same number."""
-    found: list[Case] = []
-
-    @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy())
-    def collect(case: Case) -> None:
-        found.append(case)
-
-    collect()
-    return found
 
 
 def gpu_uses(name: str, count: int, number: int = 0) -> list[Use]:
@@ -62,7 +41,10 @@ def _one_of(case: Case, chosen: random.Random, *, planes: bool) -> Use | None:
     """The case in one of its modes, in planes or not where there are both."""
     ways = [mode for mode in modes(case) if _fixed_weight(case, mode)]
     ways = [mode for mode in ways if _in_planes(mode) == planes] or ways
-    return use(case, chosen.choice(ways), symbolic=chosen.random() < 0.3) if ways else None
+    if not ways:
+        return None
+    mode, symbolic = chosen.choice(ways), chosen.random() < 0.3
+    return (use(case, mode, symbolic=True) if symbolic else None) or use(case, mode, symbolic=False)
 
 
 def _in_planes(mode: Mode) -> bool:

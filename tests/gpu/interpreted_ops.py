@@ -1,6 +1,6 @@
 """Every rule of the GPU on random uses, by triton's interpreter, against the reference.
 
-`test_ops_on_gpu.py` runs it in a process of its own: `TRITON_INTERPRET` is for a whole process.
+`test_programs.py` runs it in a process of its own: `TRITON_INTERPRET` is for a whole process.
 GPU_CASES: random cases of each strategy.
 """
 

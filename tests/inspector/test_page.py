@@ -138,23 +138,30 @@ in_browser = [
 SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 
 
-@pytest.fixture(params=SIZES, ids=[f"{width}-{theme}" for width, theme in SIZES])
-def tab(page: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The opened page; anything on the console or asked of the network fails the test."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Each of its pages has a profile of its own."""
     from playwright.sync_api import sync_playwright
 
-    width, theme = request.param
-    complaints: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda r: r.url.startswith("file:") or complaints.append(r.url))
-        tab.goto(page.as_uri())
-        tab.wait_for_selector("html[data-ready=yes]")
-        yield tab
+        yield browser
         browser.close()
+
+
+@pytest.fixture(params=SIZES, ids=[f"{width}-{theme}" for width, theme in SIZES])
+def tab(page: Path, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The opened page; anything on the console or asked of the network fails the test."""
+    width, theme = request.param
+    complaints: list[str] = []
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda r: r.url.startswith("file:") or complaints.append(r.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("html[data-ready=yes]")
+    yield tab
+    tab.close()
     assert complaints == []
 
 

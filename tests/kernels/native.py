@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import inspect
 import math
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from sparse_compiler.codegen.cpu.build import native_width
+from sparse_compiler.codegen.cpu.build import kernel_version, native_width
 
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "codegen" / "cpu"
@@ -24,6 +25,7 @@ FLAGS = [
     "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno",
     "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi", "-Werror",
 ]  # fmt: skip
+PACKERS = HEADERS / "pack.cpp"
 WIDTHS = (4, 8, 16)
 NATIVE = native_width()
 EACH_WIDTH = [w if w == NATIVE else pytest.param(w, marks=pytest.mark.portable) for w in WIDTHS]
@@ -42,31 +44,54 @@ THREADS = 2
 Test: TypeAlias = Callable[..., None]
 
 
-def start_build(source: str, out: Path, width: int, *extra: str) -> subprocess.Popen[str]:
-    command = ["g++", *FLAGS, f"-DSC_WIDTH={width}", f"-I{HEADERS}", *extra, str(HERE / source)]
-    return subprocess.Popen([*command, "-o", str(out)], stderr=subprocess.PIPE, text=True)
+def compiler(width: int, *more: str) -> list[str]:
+    """The command that compiles for a width, up to sources and output."""
+    return ["g++", *FLAGS, f"-DSC_WIDTH={width}", f"-I{HEADERS}", *more]
 
 
-def finish_build(build: subprocess.Popen[str]) -> None:
-    _, errors = build.communicate()
-    assert build.returncode == 0, errors
+def make(command: Sequence[str], sources: Sequence[Path], out: Path) -> Path:
+    """`out`, made of the sources; the test that asks fails with what the compiler said."""
+    whole = [*command, *map(str, sources), "-o", str(out)]
+    done = subprocess.run(whole, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def make_once(command: Sequence[str], sources: Sequence[Path], end: str, cache: Path) -> Path:
+    """As `make`, by the first worker that asks for it, into a place of the cache folder."""
+    texts = [kernel_version(), *command, *(source.read_text("latin-1") for source in sources)]
+    key = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    (cache / "tests").mkdir(parents=True, exist_ok=True)
+    out = cache / "tests" / f"{sources[0].stem}-{key}{end}"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            make(command, sources, out.with_suffix(f".part{end}")).replace(out)
+    return out
+
+
+def packers(command: Sequence[str], cache: Path) -> Path:
+    """The packers as an object file: one for all programs that the same command builds."""
+    return object_file(PACKERS, command, cache)
+
+
+def object_file(source: Path, command: Sequence[str], cache: Path) -> Path:
+    """`source` compiled, to be linked with what else the same command compiles."""
+    return make_once([*command, "-c"], [source], ".o", cache)
 
 
 class Libraries(dict[int, ctypes.CDLL]):
     """`source` as a library for each width, compiled when asked for by a session's first worker."""
 
-    def __init__(self, source: str, cache: Path, *extra: str) -> None:
+    def __init__(self, source: str, cache: Path, *, packs: bool = False) -> None:
         super().__init__()
-        self.source, self.extra, self.folder = source, extra, cache / "tests"
-        self.folder.mkdir(exist_ok=True)
+        self.source, self.cache, self.packs = HERE / source, cache, packs
 
     def __missing__(self, width: int) -> ctypes.CDLL:
-        path = self.folder / f"{Path(self.source).stem}{width}.so"
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                # below -O2, GCC fuses no multiply-adds
-                flags = ("-O2", "-shared", "-fPIC", *self.extra)
-                finish_build(start_build(self.source, path, width, *flags))
+        # below -O2, GCC fuses no multiply-adds
+        command = compiler(width, "-O2", "-fPIC")
+        objects = [packers(command, self.cache)] if self.packs else []
+        sources = [self.source, *objects]
+        path = make_once([*command, "-shared"], sources, ".so", self.cache)
         self[width] = ctypes.CDLL(str(path))
         return self[width]
 

@@ -38,7 +38,6 @@ OTHERS = [
         "nm_2_4_csr",
     )
 ]
-PACKER = str(Path(__file__).parents[2] / "codegen" / "cpu" / "pack.cpp")
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def check(
 
 @pytest.fixture(scope="session")
 def conv_libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
-    return Libraries("conv_kernels.cpp", kernel_cache, PACKER)
+    return Libraries("conv_kernels.cpp", kernel_cache, packs=True)
 
 
 IMAGE = Conv()

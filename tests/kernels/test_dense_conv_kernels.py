@@ -17,7 +17,7 @@ import torch
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.runtime.packing import as_multiplied
 from tests.kernels.native import EACH_WIDTH, Libraries
-from tests.kernels.test_conv_kernels import PACKER, Conv, pack, padded, planes
+from tests.kernels.test_conv_kernels import Conv, pack, padded, planes
 
 IMAGE = Conv(channels=9, rows=14, density=1.0)
 WINOGRAD = [
@@ -37,7 +37,7 @@ STEM = [
 
 @pytest.fixture(scope="session")
 def libraries(kernel_cache: Path) -> dict[int, ctypes.CDLL]:
-    return Libraries("dense_conv_kernels.cpp", kernel_cache, PACKER)
+    return Libraries("dense_conv_kernels.cpp", kernel_cache, packs=True)
 
 
 @pytest.mark.parametrize("width", EACH_WIDTH)

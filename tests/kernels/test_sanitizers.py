@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.native import HEADERS, PROGRAMS, WIDTHS, finish_build, start_build
+from tests.kernels.native import HERE, PROGRAMS, WIDTHS, compiler, make, packers
 
 FLAGS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -19,9 +19,10 @@ FLAGS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 @pytest.mark.portable  # ten seconds each
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_nothing_is_found(name: str, width: int, tmp_path: Path) -> None:
-    program = tmp_path / "kernels"
-    finish_build(start_build(PROGRAMS[name], program, width, *FLAGS, str(HEADERS / "pack.cpp")))
+def test_nothing_is_found(name: str, width: int, tmp_path: Path, kernel_cache: Path) -> None:
+    command = compiler(width, *FLAGS)
+    sources = [HERE / PROGRAMS[name], packers(command, kernel_cache)]
+    program = make(command, sources, tmp_path / "kernels")
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

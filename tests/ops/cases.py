@@ -8,8 +8,10 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from sparse_compiler.ir.attrs import Object, Slot
@@ -156,3 +158,22 @@ CASES: dict[str, Callable[[], st.SearchStrategy[Case]]] = {
 
 for _path in sorted(Path(__file__).parent.glob("cases_*.py")):  # each has CASES of its own family
     CASES |= importlib.import_module(f"tests.ops.{_path.stem}").CASES
+
+
+def drawn(strategy: Callable[[], Any], count: int, number: int = 0) -> list[Case]:
+    """Random cases, the same ones for the same number."""
+    found: list[Case] = []
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy())
+    def collect(case: Case) -> None:
+        found.append(case)
+
+    collect()
+    return found

@@ -37,12 +37,10 @@ class Target:
         lacking = sorted(self.needs - cpu_features())
         return f"this CPU lacks {', '.join(lacking)}" if lacking else ""
 
-    def build(self, sources: list[Path], out: Path, *more: str) -> Path:
-        """An executable. Raises `CalledProcessError` with what the compiler said."""
-        command = [self.compiler, *FLAGS, *self.flags, f"-DSC_WIDTH={self.width}", *more]
-        files = [f"-I{kernel_folder()}", *map(str, sources)]
-        subprocess.run([*command, *files, "-o", str(out)], check=True)
-        return out
+    def command(self, *more: str) -> list[str]:
+        """The compiler's, up to sources and output."""
+        flags = (*FLAGS, *self.flags, f"-DSC_WIDTH={self.width}", *more)
+        return [self.compiler, *flags, f"-I{kernel_folder()}"]
 
     def execute(self, program: Path, *arguments: str) -> str:
         """What the program prints; fails the test that calls it where it ends with an error."""

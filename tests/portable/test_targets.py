@@ -19,7 +19,7 @@ import sparse_compiler as sc
 from sparse_compiler.codegen.cpu.build import Toolchain, kernel_folder
 from sparse_compiler.codegen.cpu.source import print_segment
 from tests.kernels.native import HERE as KERNEL_TESTS
-from tests.kernels.native import PROGRAMS
+from tests.kernels.native import PROGRAMS, make, object_file, packers
 from tests.portable.recording import native_for, record
 from tests.portable.targets import TARGETS, X86, Target
 
@@ -43,10 +43,10 @@ def ready(target: Target) -> Target:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_kernels(ready: Target, name: str, tmp_path: Path) -> None:
-    sources = [KERNEL_TESTS / PROGRAMS[name], kernel_folder() / "pack.cpp"]
-    program = ready.build(sources, tmp_path / "kernels", "-O2", "-Wall", "-Wextra", "-Werror")
-    ready.execute(program)
+def test_kernels(ready: Target, name: str, tmp_path: Path, kernel_cache: Path) -> None:
+    command = ready.command("-O2", "-Wall", "-Wextra", "-Werror")
+    sources = [KERNEL_TESTS / PROGRAMS[name], packers(command, kernel_cache)]
+    ready.execute(make(command, sources, tmp_path / "kernels"))
 
 
 class Images(nn.Module):
@@ -134,14 +134,19 @@ def recorded(name: str, width: int, cache: Path) -> tuple[str, tuple[str, ...]]:
     return print_segment(native.segment), tuple(calls)
 
 
+def replay(target: Target, unit: Path, cache: Path) -> Path:
+    """The program that runs a generated unit on recorded calls."""
+    command = target.command("-O2")
+    sources = [unit, *(object_file(source, command, cache) for source in REPLAY)]
+    return make(command, sources, unit.with_suffix(""))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models(ready: Target, name: str, tmp_path: Path, kernel_cache: Path) -> None:
     text, calls = recorded(name, ready.width, kernel_cache)
     source = tmp_path / "unit.cpp"
     source.write_text(text)
-    sources = [source, *REPLAY]
-    program = ready.build(sources, tmp_path / "unit", "-O2")
-    said = ready.execute(program, *calls)
+    said = ready.execute(replay(ready, source, kernel_cache), *calls)
     assert said.count("relative error") == len(calls)
 
 
@@ -154,8 +159,8 @@ def test_a_wrong_result_is_found(ready: Target, tmp_path: Path, kernel_cache: Pa
         wrong[2, 4] += 0.01
     native = native_for(compiled, Toolchain(("g++",), kernel_cache, ready.width, HERE[ready.width]))
     record(native, [x], [wrong], 1, tmp_path / "call")
-    (tmp_path / "unit.cpp").write_text(print_segment(native.segment))
-    sources = [tmp_path / "unit.cpp", *REPLAY]
-    program = ready.build(sources, tmp_path / "unit", "-O2")
+    source = tmp_path / "unit.cpp"
+    source.write_text(print_segment(native.segment))
+    program = replay(ready, source, kernel_cache)
     with pytest.raises(AssertionError, match="relative error"):
         ready.execute(program, str(tmp_path / "call"))
