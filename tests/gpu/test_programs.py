@@ -47,9 +47,14 @@ def test_models_by_the_interpreter() -> None:
     interpreted("interpreted_models.py", "-k", MODELS_SAMPLE)
 
 
+DTYPES = ("fp32", "fp16", "bf16")
+
+
 @pytest.mark.slow
-def test_every_op_format_and_dtype_by_the_interpreter() -> None:
-    interpreted("interpreted_ops.py")
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("which", [*DTYPES, f"not ({' or '.join(DTYPES)})"])
+def test_every_op_format_and_dtype_by_the_interpreter(which: str) -> None:
+    interpreted("interpreted_ops.py", "-k", which)
 
 
 @pytest.mark.slow
