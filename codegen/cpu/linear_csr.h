@@ -72,8 +72,8 @@ SC_INLINE void csr_step(uint64_t indices, const T* value, const float* x, int64_
 template <int NB, class T>
 SC_INLINE void csr_row(const uint16_t* index, const T* value, int64_t count, const float* x,
                        int64_t unit, uint64_t& ahead, V (&acc)[NB]) {
-  constexpr bool fits = 2 * NB + 3 <= (W == 16 ? 32 : 16);  // vector registers
-  constexpr int chains = NB >= 8 || !fits ? 1 : NB >= 3 ? 2 : 4;
+  constexpr int twice = W == 16 ? 7 : 6;  // widest panel whose sums fit the registers twice
+  constexpr int chains = NB > twice ? 1 : NB >= 3 ? 2 : 4;
   V sum[chains][NB];
 #pragma GCC unroll 4
   for (int c = 0; c < chains; c++)

@@ -208,6 +208,11 @@ def planes_args(written: Written | Planes) -> dict[str, Any]:
     return {"out": planes, "ldo": ld_of(planes.space)}
 
 
+def source_args(planes: Planes) -> dict[str, Any]:
+    """Where a kernel reads planes."""
+    return {"x": planes, "ldx": ld_of(planes.space)}
+
+
 def row_reads(functor: ScalarFunctor, reads: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
     """Lines that compute `value` of x0 and of a number to each `row`, or one for all; what they
     read."""
@@ -224,8 +229,3 @@ def each_element(rows: Dim, columns: Any) -> tuple[dict[str, Any], Sequence[tupl
     high, wide = 4, 256
     sizes = {"P": columns, "M": rows, "HIGH": high, "WIDE": wide}
     return sizes, ((rows, high), (columns, wide))
-
-
-def source_args(planes: Planes) -> dict[str, Any]:
-    """Where a kernel reads planes."""
-    return {"x": planes, "ldx": ld_of(planes.space)}

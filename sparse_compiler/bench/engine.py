@@ -23,7 +23,7 @@ from sparse_compiler.options import nearest
 from sparse_compiler.registry import Registry
 
 from .case import Case
-from .isa import HELD
+from .isa import HELD, without_avx512
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,8 @@ class Engine(ABC):
     """One way of running a model.
 
     takes: a live module or an ONNX file; dense: may be the baseline that others are compared
-    with; disk_cache: a second process compiles faster, so its compile time is measured too.
+    with; disk_cache: a second process compiles faster, so its compile time is measured too;
+    told_by_copy: only in an altered copy of its package is it held to an instruction set.
     """
 
     name: ClassVar[str]
@@ -76,6 +77,7 @@ class Engine(ABC):
     dense: ClassVar[bool] = False
     disk_cache: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ("torch",)
+    told_by_copy: ClassVar[bool] = False
     file: str = ""
 
     @property
@@ -110,7 +112,10 @@ class Engine(ABC):
 
         cache: for what an engine must make first. WorkerError where it cannot be held to it.
         """
-        return dict(HELD[isa])
+        held = dict(HELD[isa])
+        if held and self.told_by_copy:
+            held["PYTHONPATH"] = str(without_avx512(self.name, cache))
+        return held
 
     @abstractmethod
     def prepare(self, job: Job) -> EngineRunner:

@@ -67,18 +67,15 @@ def without_avx512(package: str, cache: Path) -> Path:
     home = cache / f"{package}-{metadata.version(package)}-avx2"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):
-        if not (home / "complete").is_file():
-            shutil.rmtree(home, ignore_errors=True)
-            shutil.copytree(folder, home / package)
-            if not sum(map(_answer_no, (home / package).rglob("*.so*"))):
-                raise WorkerError("unsupported", "cannot be held to AVX2: no XGETBV in its code")
-            (home / "complete").write_text("made by sparse-compiler bench --isa\n")
+        if (home / "complete").is_file():
+            return home
+        asking = [path for path in folder.rglob("*.so*") if _ASKS in path.read_bytes()]
+        if not asking:
+            raise WorkerError("unsupported", "cannot be held to AVX2: no XGETBV in its code")
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(folder, home / package)
+        for path in asking:
+            copy = home / package / path.relative_to(folder)
+            copy.write_bytes(path.read_bytes().replace(_ASKS, _AVX_ONLY))
+        (home / "complete").write_text("made by sparse-compiler bench --isa\n")
     return home
-
-
-def _answer_no(library: Path) -> int:
-    """Alters a library's questions; how many there were."""
-    code = library.read_bytes()
-    if _ASKS in code:
-        library.write_bytes(code.replace(_ASKS, _AVX_ONLY))
-    return code.count(_ASKS)

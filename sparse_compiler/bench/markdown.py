@@ -90,8 +90,7 @@ def _surroundings(results: Results) -> Iterator[str]:
     yield "| | |"
     yield "| --- | --- |"
     yield f"| processor | {m['cpu']}, {m['usable_cores']} of {m['cores']} cores usable |"
-    held = results.method.get("isa", NATIVE)
-    only = "" if held == NATIVE else f"; every engine held to {held}"
+    only = "" if results.isa == NATIVE else f"; every engine held to {results.isa}"
     yield f"| ISA | {', '.join(m['isa'])}{only} |"
     yield f"| threads | {', '.join(map(str, threads))} |"
     yield f"| memory | {m['memory_bytes'] / 2**30:.0f} GiB |"

@@ -73,6 +73,12 @@ class Results:
     started: str = ""
     partial: bool = False
 
+    @property
+    def isa(self) -> str:
+        """What every engine was held to."""
+        held: str = self.method.get("isa", NATIVE)
+        return held
+
     def of_case(self, case: Case) -> list[Row]:
         """The rows of one case, in the order of the engines."""
         return [row for row in self.rows if row.case == case]
@@ -132,7 +138,7 @@ def check_same_machine(before: Results, now: Results) -> None:
     """InputError where results cannot be continued: other processor, versions, commit or ISA."""
     keys = ("cpu", "usable_cores", "versions", "commit")
     pairs = {key: (before.machine[key], now.machine[key]) for key in keys}
-    pairs["isa"] = (before.method.get("isa", NATIVE), now.method["isa"])
+    pairs["isa"] = (before.isa, now.isa)
     for key, (then, today) in pairs.items():
         if then != today:
             raise InputError(

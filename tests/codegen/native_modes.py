@@ -179,8 +179,16 @@ def _accepted(
 
 
 def use(case: Case, mode: Mode, *, symbolic: bool) -> Use | None:
-    """The graph of a case in a mode; None where the size of the batch cannot be a symbol, or where
-    the format cannot store a weight of that width."""
+    """The graph of a case in a mode; None where the format cannot store a weight of that width.
+
+    symbolic: the size of the batch is a symbol, where the op runs so.
+    """
+    return (_use(case, mode, symbolic=True) if symbolic else None) or _use(
+        case, mode, symbolic=False
+    )
+
+
+def _use(case: Case, mode: Mode, *, symbolic: bool) -> Use | None:
     suited = _storable(case, mode)
     if suited is None:
         return None
@@ -202,15 +210,13 @@ def use(case: Case, mode: Mode, *, symbolic: bool) -> Use | None:
     inputs = tuple(t for t, fixed in zip(case.inputs, mode.constant, strict=True) if not fixed)
     try:
         graph = _graph(builder, case, mode, names, {BATCH: Range(1, 64)} if symbolic else {})
-        if graph is not None and symbolic and not _fits(graph, case, inputs):
-            return None
-        if graph is not None and symbolic and not _still_allowed(graph):
+        if graph is None or (symbolic and not _runs_so(graph, case, inputs)):
             return None
     except (VerifyError, InputError):
         if symbolic:
             return None
         raise
-    return None if graph is None else Use(graph, inputs, params, mode, symbolic)
+    return Use(graph, inputs, params, mode, symbolic)
 
 
 def _storable(case: Case, mode: Mode) -> Case | None:
@@ -265,8 +271,10 @@ def _fits(graph: Graph, case: Case, inputs: Sequence[torch.Tensor]) -> bool:
         return False
 
 
-def _still_allowed(graph: Graph) -> bool:
-    """True where an op on rows runs there also with a symbol for the number of samples."""
+def _runs_so(graph: Graph, case: Case, inputs: Sequence[torch.Tensor]) -> bool:
+    """True where the op may have a symbol for the number of samples, in planes or on rows."""
+    if not _fits(graph, case, inputs):
+        return False
     node = graph.producers["y"]
     layout = graph.tensor("y").layout
     in_planes = layout is not None and layout.planes > 0

@@ -33,10 +33,7 @@ def uses(name: str, count: int, per_case: int, number: int = 0) -> list[Use]:
     for case in drawn(CASES[name], count, number):
         ways = modes(case)
         for mode in chosen.sample(ways, min(per_case, len(ways))):
-            symbolic = chosen.random() < 0.5
-            made = (use(case, mode, symbolic=True) if symbolic else None) or use(
-                case, mode, symbolic=False
-            )
+            made = use(case, mode, symbolic=chosen.random() < 0.5)
             if made is not None:
                 found.append(made)
     return found

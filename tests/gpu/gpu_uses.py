@@ -41,10 +41,7 @@ def _one_of(case: Case, chosen: random.Random, *, planes: bool) -> Use | None:
     """The case in one of its modes, in planes or not where there are both."""
     ways = [mode for mode in modes(case) if _fixed_weight(case, mode)]
     ways = [mode for mode in ways if _in_planes(mode) == planes] or ways
-    if not ways:
-        return None
-    mode, symbolic = chosen.choice(ways), chosen.random() < 0.3
-    return (use(case, mode, symbolic=True) if symbolic else None) or use(case, mode, symbolic=False)
+    return use(case, chosen.choice(ways), symbolic=chosen.random() < 0.3) if ways else None
 
 
 def _in_planes(mode: Mode) -> bool:

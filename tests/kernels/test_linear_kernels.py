@@ -50,8 +50,7 @@ def build(width: int, out: Path, cache: Path) -> None:
     make(command, [source, packers(command, cache)], out)
 
 
-# Four floats on x86: tests/portable/test_targets.py builds the same program with the same flags.
-@pytest.mark.parametrize("width", EACH_WIDTH[1:] if X86 else EACH_WIDTH)
+@pytest.mark.parametrize("width", EACH_WIDTH)
 def test_kernels_agree_with_double_precision(
     tmp_path: Path, kernel_cache: Path, width: int
 ) -> None:

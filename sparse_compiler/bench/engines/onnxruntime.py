@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sparse_compiler.bench.engine import ENGINES, Array, Engine, EngineRunner, Job
-from sparse_compiler.bench.isa import without_avx512
 
 
 class OrtRunner(EngineRunner):
@@ -29,10 +27,7 @@ class OnnxRuntime(Engine):
     takes = "onnx"
     dense = True
     packages = ("onnxruntime",)
-
-    def environment(self, isa: str, cache: Path) -> dict[str, str]:
-        held = super().environment(isa, cache)
-        return {**held, "PYTHONPATH": str(without_avx512(self.name, cache))} if held else held
+    told_by_copy = True
 
     def prepare(self, job: Job) -> EngineRunner:
         import onnxruntime as ort
