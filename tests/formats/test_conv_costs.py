@@ -38,7 +38,11 @@ def test_costs_are_positive_and_grow(
     s = shape
     wide = ConvShape(s.rows, s.columns, s.nnz, 4 * s.n + 64, s.taps, s.groups, s.strided)
     alone = FORMATS[name].conv_ns(shape, machine, 1)
-    assert FORMATS[name].conv_ns(wide, machine, 1) >= 0.9 * alone
+    same_kernel = FORMATS[name].cost_of(shape, machine.vector) is FORMATS[name].cost_of(
+        wide, machine.vector
+    )
+    if same_kernel:  # a first convolution has a faster one from 256 columns on
+        assert FORMATS[name].conv_ns(wide, machine, 1) >= 0.9 * alone
     assert FORMATS[name].conv_ns(shape, machine, threads + 1) <= time
     assert torch_conv_ns(shape, machine, threads) > 0
 

@@ -24,7 +24,7 @@ def net(seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(96, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64))
     for layer in (model[0], model[2]):
-        layer.weight.data *= torch.rand_like(layer.weight) < 0.3
+        layer.weight.data *= torch.rand_like(layer.weight) < 0.5
     return model.eval().requires_grad_(False)
 
 
