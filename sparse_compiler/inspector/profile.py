@@ -284,9 +284,10 @@ def _number(value: Dim, symbols: Mapping[str, int]) -> int:
 
 
 def machine_roofs(options: Options, threads: int) -> Roofs | None:
-    """The machine's peaks, from the cache once they were measured; None without a compiler."""
+    """The peaks of the machine within the option `isa`, from the cache once they were measured;
+    None without a compiler."""
     try:
-        return measure_roofs(threads, options.cache_dir)
+        return measure_roofs(threads, options.cache_dir, options.isa)
     except ToolchainError:
         return None
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import sparse_compiler as sc
+from sparse_compiler.inspector import profile as profile_module
 from sparse_compiler.inspector.profile import Profile, ProfileRow
 from sparse_compiler.inspector.roofline import Roofs
+from sparse_compiler.options import Options
 from sparse_compiler.runtime.clock import SegmentClock, StepClock
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +138,16 @@ def test_the_table():
         ("aten.sort.default", 0.5, 0.0),
     ]
     assert "roofline" not in Profile((), 0.0, "nothing ran").text().splitlines()[-1]
+
+
+def test_peaks_are_those_of_the_wanted_instruction_set(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        profile_module, "measure_roofs", lambda *arguments: asked.append(arguments) or ROOFS
+    )
+    options = Options.from_env(isa="x86-64-v3", cache_dir=tmp_path)
+    assert profile_module.machine_roofs(options, 2) is ROOFS
+    assert asked == [(2, tmp_path, "x86-64-v3")]
 
 
 def test_clocks_keep_sizes_apart():
