@@ -1,5 +1,7 @@
 """What a call costs beside the native code: at most 30 us for 10 inputs, 10 outputs, 50 parameters.
 
+Where Python is so slow that torch takes more than a fifth of that to make ten empty tensors, five
+times as long as these: a third of the call is making its results.
 The native function's own time is taken by entering the library again with the same addresses.
 Best of three tries, since anything else on the machine only lengthens a call.
 """
@@ -18,6 +20,7 @@ from sparse_compiler.runtime.native import NativeSegment
 pytestmark = pytest.mark.speed
 
 LIMIT_US = 30.0
+LIMIT_RESULTS = 5.0  # times what torch takes to make the ten results
 TRIES = 3
 CALLS = 1000
 ROUNDS = 7
@@ -81,12 +84,14 @@ def test_call_overhead(grad: bool) -> None:
             for got, want in zip(fast(*inputs), model(*inputs), strict=True):
                 assert torch.allclose(got, want, atol=1e-5)
             arguments = entered(segment, lambda: fast(*inputs))
-            seen = []
+            seen, limit = [], LIMIT_US
             for _ in range(TRIES):
+                made = shortest_us(lambda: [torch.empty(4, WIDTH) for _ in inputs])
+                limit = max(limit, LIMIT_RESULTS * made)
                 native = shortest_us(lambda: segment._run(*arguments[:7]))
                 seen.append(shortest_us(lambda: fast(*inputs)) - native)
-                if seen[-1] <= LIMIT_US:
+                if seen[-1] <= limit:
                     return
     finally:
         torch.set_num_threads(before)
-    pytest.fail(f"{', '.join(f'{us:.1f}' for us in seen)} us; {LIMIT_US} allowed")
+    pytest.fail(f"{', '.join(f'{us:.1f}' for us in seen)} us; {limit:.1f} allowed")
