@@ -168,6 +168,10 @@ static void linear_tiles(const Layer& l, Tiles& tiles) {
 }
 
 static void conv_tiles(const Layer& l, Tiles& tiles) {
+  // Most processors with vectors of 8 floats have first caches of 32 KB (Haswell to Skylake, Zen 1
+  // to 3). On Zen 3, 50 % zeros, us: 512 => 512, 14 x 14: 1197 by 56 KB, 770 by 32; 3 x 3, 256
+  // channels, 14 x 14: 2142 by 64 channels, 1775 by 32 (docs/benchmarks_limits.md).
+  const bool small_cache = l.width == 8;
   // Longer tiles than a linear's: rows of y are a page or so apart, so each visit costs more, and
   // a panel of windows is written here, so it is in cache already. Measured inside ResNet-50: in a
   // loop over one layer, whose branches are known by heart, tiles of L1's size are better.
@@ -179,8 +183,8 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
     const bool wide = l.width == 16 && (short_rows || long_rows);
     if (wide) tiles.panel_vectors = even_panels(l.n, l.width, 7, 8);
     const int64_t most = wide             ? 42
-                         : density >= .15 ? 56
-                         : density >= .07 ? 80
+                         : density >= .15 ? (small_cache ? 32 : 56)
+                         : density >= .07 ? (small_cache ? 48 : 80)
                          : density >= .03 ? 128
                                           : 192;
     tiles.k_tile = even_tiles(most, l.K, tiles.panel_vectors * l.width * 4);
@@ -189,8 +193,9 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
   // By columns, tiles whose panels of image rows fill most of a first cache (conv_bands.h), where
   // padding is little: 4.5 zeros for each row of a tile. At stride 2 they are four times as large:
   // 256 channels, 28 x 28, 70 % zeros, 277 us, windows 244.
-  const int64_t channels = l.K / 9, tiles_of_64 = std::max<int64_t>((channels + 63) / 64, 1);
-  const int64_t each = (channels + 4 * tiles_of_64 - 1) / (4 * tiles_of_64) * 4;
+  const int64_t channels = l.K / 9, fit = !small_cache ? 64 : density >= .15 ? 32 : 48;
+  const int64_t count = std::max<int64_t>((channels + fit - 1) / fit, 1);
+  const int64_t each = (channels + 4 * count - 1) / (4 * count) * 4;
   if (l.banded && l.K % 36 == 0 && density * 9 * double(each) >= 24) {
     tiles.p = 3;
     tiles.k_tile = int(9 * each);
@@ -200,7 +205,7 @@ static void conv_tiles(const Layer& l, Tiles& tiles) {
   if (vectors > 6 * good) tiles.panel_vectors = int(good);
   const int64_t kilobytes =
       l.width > 8 ? (density >= .15 ? 37 : density >= .07 ? 60 : density >= .03 ? 120 : 192)
-                  : (density >= .15 ? 48 : density >= .07 ? 110 : 192);
+                  : (density >= .15 ? (small_cache ? 32 : 48) : density >= .07 ? 110 : 192);
   const int64_t most = kilobytes * 1024 / (tiles.panel_vectors * l.width * 4);
   tiles.k_tile = whole_channels(std::min<int64_t>(most, kMaxTile), l.K, l.taps);
 }

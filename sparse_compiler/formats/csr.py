@@ -59,8 +59,10 @@ _WIDE = sympy.Eq(taps, 1) & sympy.Eq(W, 16) & ((k <= 96) | ((DENSITY >= 0.15) & 
 """Whether `conv_tiles` takes panels of 7 vectors: what they cost in tiles is little."""
 _KILOBYTES = sympy.Piecewise(
     (42, _WIDE),
+    (_by_density(32, 48, 128), sympy.Eq(taps, 1) & sympy.Eq(W, 8)),
     (_by_density(56, 80, 128), sympy.Eq(taps, 1)),
     (_by_density(37, 60, 120), W > 8),
+    (_by_density(32, 110, 192), sympy.Eq(W, 8)),
     (_by_density(48, 110, 192), True),
 )
 _CONV_PANELS = sympy.Piecewise(
@@ -72,7 +74,10 @@ _ROW_BYTES = 4 * W * ceil_div(VECTORS, _CONV_PANELS)
 """Of a panel."""
 _CONV_TILES = ceil_div(k, taps * sympy.Max(1, sympy.floor(_KILOBYTES * 1024 / _ROW_BYTES / taps)))
 """Tiles of the weight's columns, about as `conv_tiles` cuts them."""
-_BAND_TILES = ceil_div(k, 576)
+_BAND_TILES = ceil_div(
+    k, 9 * sympy.Piecewise((64, sympy.Ne(W, 8)), (32, DENSITY >= 0.15), (48, True))
+)
+"""As `_band_columns`."""
 _PADDING = 4.5  # zeros of a row of a tile in bands
 
 CONV_BANDS = Cost(
@@ -86,14 +91,19 @@ CONV_BANDS = Cost(
     bytes=BYTES_PER_NONZERO * nnz,
     guess=(0.15, 1.5, 30.0, 1.0),
 )
-"""3 x 3 over bands of image rows (conv_bands.h), in tiles of up to 64 channels."""
+"""3 x 3 over bands of image rows (conv_bands.h), in tiles of `_band_columns`."""
+
+
+def _band_columns(shape: ConvShape, vector: int) -> int:
+    """Most columns of a tile: 64 channels, fewer where first caches have 32 KB."""
+    dense = shape.nnz >= 0.15 * shape.rows * shape.columns
+    return 9 * (64 if vector != 8 else 32 if dense else 48)
 
 
 def _in_bands(shape: ConvShape, vector: int) -> bool:
     """Whether `conv_tiles` in pack_csr.cpp sorts by columns of the kernel."""
-    deep = shape.columns % 36 == 0 and shape.nnz * min(shape.columns, 576) >= 24 * (
-        shape.rows * shape.columns
-    )
+    tile = min(shape.columns, _band_columns(shape, vector))
+    deep = shape.columns % 36 == 0 and shape.nnz * tile >= 24 * shape.rows * shape.columns
     return deep and bands_of(shape.rows, shape.image, vector, shape.groups) is not None
 
 
