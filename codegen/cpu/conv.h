@@ -67,14 +67,25 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
   if (h->format == kCsr && h->groups == 1) row_parts = csr_row_parts(team, n_vectors, blocks);
   const int64_t column_parts = team.size / row_parts;
   const int64_t column = team.id % column_parts, row = team.id / column_parts;
-  const int64_t vector0 = n_vectors * column / column_parts;
-  const int64_t vector1 = n_vectors * (column + 1) / column_parts;
+  int64_t vector0 = n_vectors * column / column_parts;
+  int64_t vector1 = n_vectors * (column + 1) / column_parts;
+  // The width of a panel decides the order of a sparse row's sums, not that of a dense one's.
+  if (column_parts == team.size && h->format == kDense)
+    vector0 = team.cut(team.id, n_vectors), vector1 = team.cut(team.id + 1, n_vectors);
   if (h->groups > 1)
     return {0, blocks, vector0, vector1, h->groups * row / row_parts,
             h->groups * (row + 1) / row_parts};
   const WorkPrefix prefix{counts_work(h) ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
                           h->row_block, h->tiles()};
+  if (row_parts == team.size)
+    return {prefix.cut(team, team.id), prefix.cut(team, team.id + 1), vector0, vector1};
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
+}
+
+// What a share of a weight does, in multiply-adds of vectors.
+inline double work_in(const PackedHeader* h, const Share& share) {
+  const double rows = double(share.block1 - share.block0) / double(h->blocks());
+  return rows * double((share.group1 - share.group0) * h->nnz * (share.vector1 - share.vector0));
 }
 
 // Whether a csr weight reads each row so seldom that a copy would cost more than it saves: so many
@@ -104,6 +115,7 @@ SC_INLINE void with_window(const Team& team, const void* packed, const Window& w
                            int64_t ldx, float* scratch, const Apply& apply) {
   const auto* h = static_cast<const PackedHeader*>(packed);
   const Share share = divide_conv(team, h, w);
+  const Stint stint(team, work_in(h, share));
   const int64_t channels = h->cols / w.taps();
   if (w.plain()) return apply(h, share, PlainRows{x, ldx, channels});
   apply(h, share, WindowSource(w, h, x, ldx, channels, group_vectors(h, W),
@@ -123,9 +135,11 @@ void conv_csr(Team& team, const void* packed, const Window& w, const float* x, i
     return conv_bands<T>(team, header, w, x, ldx, y, ldy, scratch, epilogue);
   if (w.plain()) {
     const Share share = divide_conv(team, header, w);
-    if (reads_in_place(header, share))
+    if (reads_in_place(header, share)) {
+      const Stint stint(team, work_in(header, share));
       return apply_csr<T>(header, share, RowsInPlace{x, ldx, header->cols}, y, ldy, scratch,
                           epilogue);
+    }
   }
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {
@@ -150,9 +164,12 @@ void conv_block(Team& team, const void* packed, const Window& w, const float* x,
     if (is_flat(header, w))
       return conv_flat<R, C, T>(team, header, w, x, ldx, y, ldy, scratch, epilogue);
     // Four rows of the weight share what they read of x: a copy of it costs more.
-    if (w.plain())
-      return apply_block<R, C, T>(header, divide_conv(team, header, w),
-                                  RowsInPlace{x, ldx, header->cols}, y, ldy, scratch, epilogue);
+    if (w.plain()) {
+      const Share share = divide_conv(team, header, w);
+      const Stint stint(team, work_in(header, share));
+      return apply_block<R, C, T>(header, share, RowsInPlace{x, ldx, header->cols}, y, ldy,
+                                  scratch, epilogue);
+    }
   }
   with_window(team, packed, w, x, ldx, scratch,
               [&](const PackedHeader* h, const Share& share, const auto& source) {

@@ -278,6 +278,7 @@ inline BandShare divide_bands(const Team& team, const PackedHeader* h, const Ban
   }
   const int64_t parts = team.size / row_parts, column = team.id % parts, row = team.id / parts;
   const WorkPrefix prefix{section<int64_t>(h, h->prefix_at), blocks, h->row_block, h->tiles()};
+  if (parts == 1) return {prefix.cut(team, team.id), prefix.cut(team, team.id + 1), 0, bands.count};
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts),
           bands.count * column / parts, bands.count * (column + 1) / parts};
 }
@@ -324,6 +325,8 @@ SC_INLINE void conv_bands(Team& team, const PackedHeader* h, const Window& w, co
   const Bands bands(w);
   const BandShare share = divide_bands(team, h, bands);
   if (share.block0 == share.block1) return;
+  const Stint stint(team, double((share.block1 - share.block0) * h->nnz / h->blocks()) *
+                              double((share.band1 - share.band0) * bands.high * bands.strips));
   const int64_t row0 = share.block0 * h->row_block;
   const int64_t row1 = min64(h->rows, share.block1 * h->row_block);
   float* sums = scratch + bands.strips * bands.panel_floats(h);

@@ -191,6 +191,7 @@ inline FlatShare divide_flat(const Team& team, const PackedHeader* h, const Wind
   }
   const int64_t parts = team.size / row_parts, column = team.id % parts, row = team.id / parts;
   const WorkPrefix prefix = work_of(h);
+  if (parts == 1) return {prefix.cut(team, team.id), prefix.cut(team, team.id + 1), 0, all};
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), all * column / parts,
           all * (column + 1) / parts};
 }
@@ -315,6 +316,8 @@ SC_INLINE void conv_flat(Team& team, const PackedHeader* h, const Window& w, con
   const FlatImage f(w);
   const FlatShare share = divide_flat(team, h, w, f);
   if (share.block0 == share.block1) return;
+  const Stint stint(team, double((share.block1 - share.block0) * h->nnz / h->blocks()) *
+                              double(share.vector1 - share.vector0));
   const FlatBands b(h, w, f);
   const FlatConv<R, C, T, Epilogue> conv{
       h, w, x, ldx, y, ldy, scratch, epilogue, f, b, FlatMemory(h, w, b), share};

@@ -12,6 +12,8 @@
 namespace sc {
 
 constexpr int kDirectLines = 7;  // of a tile: the heights of common images are its multiples
+// Kernel columns of stride 2 done at a time: two share their loads, which takes 17 registers.
+constexpr int kColumnPair = W == 8 ? 1 : 2;
 constexpr int64_t kBandColumns = 4096;  // of a thread, from which on each has lines of its own
 // Zero taps are skipped where at most this share of the taps is left: one that goes alone takes two
 // and a half times as long.
@@ -28,7 +30,7 @@ struct LineVectors {
   const Window& w;
   int64_t across;  // vectors of an output line; the last ends with its line, if that is so long
   InputLines lines;
-  VI* mask;       // [kernel column][vector]
+  VI* mask;       // [kernel column][vector]; of stride 2 in the order of even_fours
   LoneTap* lone;  // room for the taps of a kernel
 
   static int64_t high(const Window& w) {
@@ -50,7 +52,8 @@ struct LineVectors {
         lone(reinterpret_cast<LoneTap*>(mask + w.kernel[2] * across)) {
     for (int64_t kx = 0; kx < w.kernel[2]; kx++)
       for (int64_t j = 0; j < across; j++) {
-        const VI lane = lane_numbers() * int32_t(w.stride[2]);
+        VI lane = lane_numbers();
+        if (w.stride[2] == 2) lane = to_fours(lane * 2, LaneList());
         const VI column = lane + int32_t(column_of(j) * w.stride[2] + kx - w.pad[2]);
         mask[kx * across + j] = (column >= splat_int(0)) & (column < splat_int(int32_t(w.in[2])));
       }
@@ -126,14 +129,15 @@ struct DirectTile {
       for (int64_t t = 0; t < lone; t++) one_tap<R, edge>(acc, from, at, j, place.lone[t]);
       kx = kw;
     }
-    if constexpr (S == 2) {
+    if constexpr (S == 2 && kColumnPair == 2) {
       if (w.pad[2] & 1 && kx < kw) columns<R, 1, edge>(acc, from, at, j, 0), kx = 1;
       for (; kx + 2 <= kw; kx += 2) columns<R, 2, edge>(acc, from, at + kx, j, kx);
     }
     for (; kx < kw; kx++) columns<R, 1, edge>(acc, from, at + kx, j, kx);
-    col += first;
+    if constexpr (S == 2)
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++, col += w.out[2]) to.put(acc[r], col);
+      for (int r = 0; r < R; r++) acc[r] = from_fours(acc[r], LaneList());
+    to.put(acc, col + first, w.out[2]);
   }
 
   template <int R, bool edge>
@@ -145,7 +149,7 @@ struct DirectTile {
     for (int r = 0; r < R; r++) {
       const float* line = from[r * S + tap.ky] + at + tap.kx;
       V v = load(line);
-      if constexpr (S == 2) v = even_lanes(v, load(line + W), LaneList());
+      if constexpr (S == 2) v = even_fours(v, load(line + W), LaneList());
       acc[r] += k * (edge ? (V)((VI)v & mask) : v);
     }
   }
@@ -167,8 +171,8 @@ struct DirectTile {
       V v[2] = {load(from[r] + at), S == 2 ? load(from[r] + at + W) : V{}};
       if constexpr (S == 2) {
         const V a = v[0], b = v[1];
-        v[0] = even_lanes(a, b, LaneList());
-        if (C == 2) v[1] = odd_lanes(a, b, LaneList());
+        v[0] = even_fours(a, b, LaneList());
+        if (C == 2) v[1] = odd_fours(a, b, LaneList());
       }
 #pragma GCC unroll 2
       for (int c = 0; c < C; c++) {
@@ -189,10 +193,16 @@ struct DirectShare {
   int64_t row0, row1, line0, line1;
 
   DirectShare(const Team& team, const Window& w, int64_t rows)
-      : row0(team.first(rows)), row1(team.last(rows)), line0(0), line1(w.out[1]) {
+      : row0(team.cut(team.id, rows)), row1(team.cut(team.id + 1, rows)), line0(0),
+        line1(w.out[1]) {
     // Narrow lines write behind their end, so nobody else may have the next one.
     if (w.out[2] < W || w.out_columns() < kBandColumns * team.size) return;
-    row0 = 0, row1 = rows, line0 = team.first(w.out[1]), line1 = team.last(w.out[1]);
+    row0 = 0, row1 = rows;
+    line0 = team.cut(team.id, w.out[1]), line1 = team.cut(team.id + 1, w.out[1]);
+  }
+  // In multiply-adds of vectors; one waits for memory as long as two or three of a product.
+  double work(const Window& w) const {
+    return 2.5 * double((row1 - row0) * (line1 - line0) * vectors(w.out[2]) * w.taps() * w.samples);
   }
 };
 
@@ -207,6 +217,7 @@ void depthwise_direct(Team& team, const float* weight, int64_t rows, int64_t mul
                       float* scratch, const Epilogue& epilogue) {
   const LineVectors at(w, x, rows / multiplier * ldx, scratch);
   const DirectShare own(team, w, rows);
+  const Stint stint(team, own.work(w));
   const int64_t height = w.out[1], last = (vectors(w.out_columns()) - 1) * W;
   for (int64_t row = own.row0; row < own.row1; row++) {
     const float* kernel = weight + row * K * w.kernel[2];

@@ -58,6 +58,25 @@ struct PlaneWriter {
   int64_t row, last;
   const Epilogue& epilogue;
 
+  // R vectors, one below the other in lines of `pitch` columns. All are computed before one is
+  // stored: a store might change what the epilogue reads, so each would read it again.
+  template <int R>
+  SC_INLINE void put(const V (&v)[R], int64_t col, int64_t pitch) const {
+    if (__builtin_expect(col + (R - 1) * pitch > last, 0)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) put_apart(v[r], col + r * pitch);
+      return;
+    }
+    V done[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) done[r] = epilogue(v[r], row, col + r * pitch);
+    float* const out = y + col;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) store(out + r * pitch, done[r]);
+  }
+
+  __attribute__((noinline)) void put_apart(V v, int64_t col) const { put(v, col); }
+
   SC_INLINE void put(V v, int64_t col) const {
     if (__builtin_expect(col <= last, 1)) return store(y + col, epilogue(v, row, col));
     // A narrow line that ends a plane: its vector would leave the row.

@@ -18,6 +18,71 @@ SC_INLINE void cpu_relax() {
 #endif
 }
 
+// A count that rises with time, alike on all cores; 0 where there is none that is as cheap to read.
+SC_INLINE uint64_t ticks() {
+#if defined(__x86_64__)
+  return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+  uint64_t now;
+  asm volatile("mrs %0, cntvct_el0" : "=r"(now));
+  return now;
+#else
+  return 0;
+#endif
+}
+
+// What each thread has done of late, across calls, and so its part of what is to be done. Cores are
+// not alike (efficiency cores, what else runs on a core, a virtual machine's neighbours), and a step
+// takes as long as its slowest thread: of two cores that did 64 and 92 GFLOP/s for seconds, the
+// faster waited for a quarter of the time.
+struct Pace {
+  static constexpr int kThreads = 64;
+  std::atomic<float> part[kThreads];  // of the whole; 0: not known
+};
+
+// One call's view of it. Nobody changes `cut` while it runs, so all threads cut alike.
+struct PacedCall {
+  struct alignas(64) Own {
+    double work = 0;  // in any unit that is alike for all threads
+    uint64_t ticks = 0;
+  };
+  Pace& pace;
+  int size;
+  bool even = true;
+  double cut[Pace::kThreads + 1];  // where the part of each thread begins, in [0, 1]
+  Own own[Pace::kThreads];
+
+  PacedCall(Pace& pace, int size) : pace(pace), size(size) {
+    if (size < 2 || size > Pace::kThreads) return;
+    double sum = 0;
+    for (int i = 0; i < size; i++) {
+      const float part = pace.part[i].load(std::memory_order_relaxed);
+      cut[i] = sum, sum += part > 0 ? part : 1. / size;
+      // What differs less is chance, and who has what in its cache should not change for that.
+      even &= part == 0 || (part * float(size) > .97f && part * float(size) < 1.03f);
+    }
+    for (int i = 1; i < size; i++) cut[i] /= sum;
+    cut[0] = 0, cut[size] = 1;
+  }
+
+  // After the call: what it tells, a fifth of what is known from then on.
+  void learn() const {
+    if (size < 2 || size > Pace::kThreads) return;
+    double all = 0;
+    for (int i = 0; i < size; i++) {
+      if (own[i].work <= 0 || own[i].ticks < 20000) return;
+      all += own[i].work / double(own[i].ticks);
+    }
+    for (int i = 0; i < size; i++) {
+      const double speed = own[i].work / double(own[i].ticks) / all * size;
+      const double part = (speed < .5 ? .5 : speed > 2 ? 2 : speed) / size;
+      const float old = pace.part[i].load(std::memory_order_relaxed);
+      const double next = old > 0 ? old + .2 * (part - old) : part;
+      pace.part[i].store(float(next), std::memory_order_relaxed);
+    }
+  }
+};
+
 // A centralised sense-counting barrier (0.1 us on two cores; libgomp's takes 0.3 us, and 6 us under
 // OMP_WAIT_POLICY=passive). It yields after a while, so an oversubscribed machine makes progress.
 struct alignas(64) Barrier {
@@ -38,6 +103,7 @@ struct Team {
   Barrier* barrier;
   int phase = 0;
   Rest rest = {};
+  PacedCall* paced = nullptr;  // null: all threads are taken to be alike
 
   Team(int id, int size, Barrier* barrier, const Rest& rest = {})
       : id(id), size(size), barrier(barrier), rest(rest) {
@@ -65,6 +131,27 @@ struct Team {
   // This thread's part [first, last) of n equal items.
   SC_INLINE int64_t first(int64_t n) const { return n * id / size; }
   SC_INLINE int64_t last(int64_t n) const { return n * (id + 1) / size; }
+
+  // Where thread i's part of n items begins if it is cut by what threads have done of late: for
+  // kernels whose results do not depend on it, so that a model's do not change from call to call.
+  SC_INLINE int64_t cut(int i, int64_t n) const {
+    if (!paced || paced->even) return n * i / size;
+    return int64_t(paced->cut[i] * double(n) + .5);
+  }
+};
+
+// While it lives, this thread does its part of a step: so much work.
+struct Stint {
+  PacedCall::Own* own;
+  uint64_t began;
+
+  Stint(const Team& team, double work) : own(team.paced ? &team.paced->own[team.id] : nullptr) {
+    if (own) own->work += work, began = ticks();
+  }
+  ~Stint() {
+    if (own) own->ticks += ticks() - began;
+  }
+  Stint(const Stint&) = delete;
 };
 
 }  // namespace sc

@@ -167,9 +167,11 @@ struct WinogradShare {
   int64_t block0, block1, slot0, slot1;
 
   WinogradShare(const Team& team, const Slots& s, int64_t blocks)
-      : block0(0), block1(blocks), slot0(team.first(s.count())), slot1(team.last(s.count())) {
+      : block0(0), block1(blocks), slot0(team.cut(team.id, s.count())),
+        slot1(team.cut(team.id + 1, s.count())) {
     if (s.w.out[2] >= W && s.count() >= 6 * team.size) return;
-    block0 = team.first(blocks), block1 = team.last(blocks), slot0 = 0, slot1 = s.count();
+    block0 = team.cut(team.id, blocks), block1 = team.cut(team.id + 1, blocks);
+    slot0 = 0, slot1 = s.count();
   }
 };
 
@@ -187,6 +189,8 @@ void conv_winograd(Team& team, const void* packed, const Window& w, const float*
   const int64_t panel = kDensePanel * W;
   const Slots slots(w);
   const WinogradShare share(team, slots, h->blocks());
+  const Stint stint(team, double((share.block1 - share.block0) * (share.slot1 - share.slot0)) *
+                              double(kTilePoints * kDenseRows * channels));
   float* product = scratch + kTilePoints * (channels * panel + kLine);  // [point][row][lane]
   const TileInputs inputs(slots, x, channels * ldx, product + kTilePoints * kDenseRows * panel);
   const auto same = [](V v, int64_t, int64_t) { return v; };
