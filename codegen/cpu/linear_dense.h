@@ -23,14 +23,28 @@ struct DenseOutput {
 // Adds a tile of sums to what earlier k tiles left in y; the last one passes the epilogue.
 template <int R, int NB, class Epilogue>
 SC_INLINE void store_tile(V (&acc)[R][NB], const DenseOutput& o, const Epilogue& epilogue) {
+  const int64_t row = o.row, col = o.col, ldy = o.ldy;
+  float* const y = o.y + row * ldy + col;
+  if (o.first && o.last && o.rows >= R) {
+    // All before one is stored: a store might change what the next reads, as the compiler sees it.
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+      for (int j = 0; j < NB; j++) acc[r][j] = epilogue(acc[r][j], row + r, col + j * W);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+      for (int j = 0; j < NB; j++) store(y + r * ldy + j * W, acc[r][j]);
+    return;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++) {
     if (r >= o.rows) break;
-    float* out = o.y + (o.row + r) * o.ldy + o.col;
+    float* out = y + r * ldy;
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j++) {
       if (!o.first) acc[r][j] += load(out + j * W);
-      if (o.last) acc[r][j] = epilogue(acc[r][j], o.row + r, o.col + j * W);
+      if (o.last) acc[r][j] = epilogue(acc[r][j], row + r, col + j * W);
       store(out + j * W, acc[r][j]);
     }
   }
