@@ -100,10 +100,10 @@ int sc_dense_check(const void* packed, int64_t bytes, int width) {
 }
 
 void sc_dense_tiles(const sc::Layer* layer, sc::Tiles* tiles) {
-  const int64_t depth = std::min<int64_t>(layer->K, 384);
-  tiles->k_tile = int(depth);
-  if (layer->taps > 0)
-    tiles->k_tile = sc::whole_channels(layer->taps > 1 ? 640 : depth, layer->K, layer->taps);
+  // What serves best with few registers are few passes: each loads and stores all sums again.
+  const int64_t most = layer->taps > 1 ? 640 : layer->taps && layer->width == 8 ? 512 : 384;
+  tiles->k_tile = int(std::min(layer->K, most));
+  if (layer->taps > 0) tiles->k_tile = sc::whole_channels(most, layer->K, layer->taps);
   tiles->panel_vectors = layer->width == 4 ? 3 : 2;
   tiles->row_block = sc::dense_rows(layer->width);
 }

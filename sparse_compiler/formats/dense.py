@@ -26,6 +26,7 @@ from .decode import DECODE_DENSE
 
 TILE_DEPTH = 384  # columns of the weight per pass over its rows
 CONV_TILE_DEPTH = 640  # the same where a kernel has several taps
+NARROW_TILE_DEPTH = 512  # or one, with vectors of 8
 
 _TAIL = sympy.Mod(P, W)
 _FEW = sympy.Or(
@@ -46,7 +47,9 @@ _ROWS = groups * (
 
 _LINEAR_TILES = ceil_div(k, TILE_DEPTH)
 _CONV_TILES = sympy.Piecewise(
-    (_LINEAR_TILES, sympy.Eq(taps, 1)), (ceil_div(k, CONV_TILE_DEPTH), True)
+    (ceil_div(k, CONV_TILE_DEPTH), taps > 1),
+    (ceil_div(k, NARROW_TILE_DEPTH), sympy.Eq(W, 8)),
+    (_LINEAR_TILES, True),
 )
 
 
