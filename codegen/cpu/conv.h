@@ -82,12 +82,6 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
   return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
 }
 
-// What a share of a weight does, in multiply-adds of vectors.
-inline double work_in(const PackedHeader* h, const Share& share) {
-  const double rows = double(share.block1 - share.block0) / double(h->blocks());
-  return rows * double((share.group1 - share.group0) * h->nnz * (share.vector1 - share.vector0));
-}
-
 // Whether a csr weight reads each row so seldom that a copy would cost more than it saves: so many
 // times at most (measured), more of them where x has more rows than y.
 inline bool reads_in_place(const PackedHeader* h, const Share& share) {

@@ -197,8 +197,11 @@ struct DirectShare {
         line1(w.out[1]) {
     // Narrow lines write behind their end, so nobody else may have the next one.
     if (w.out[2] < W || w.out_columns() < kBandColumns * team.size) return;
+    // Whole tiles: the compiler contracts a lower one's sums in another order.
+    const int64_t tiles = (w.out[1] + kDirectLines - 1) / kDirectLines;
     row0 = 0, row1 = rows;
-    line0 = team.cut(team.id, w.out[1]), line1 = team.cut(team.id + 1, w.out[1]);
+    line0 = min64(w.out[1], kDirectLines * team.cut(team.id, tiles));
+    line1 = min64(w.out[1], kDirectLines * team.cut(team.id + 1, tiles));
   }
   // In multiply-adds of vectors; one waits for memory as long as two or three of a product.
   double work(const Window& w) const {

@@ -24,7 +24,11 @@ template <class Apply>
 SC_INLINE void for_each_share(const Team& team, const PackedHeader* h, int64_t n, float* y,
                               int64_t ldy, const Apply& apply) {
   const Rest& rest = team.rest;
-  if (rest.columns == 0) return apply(divide(team, h, vectors(n)));
+  if (rest.columns == 0) {
+    const Share share = divide(team, h, vectors(n));
+    const Stint stint(team, work_in(h, share));
+    return apply(share);
+  }
   const int64_t first = n - rest.columns, blocks = h->blocks();
   const WorkPrefix work = work_of(h);
   const int64_t b0 = work.cut(rest.id, rest.size), b1 = work.cut(rest.id + 1, rest.size);

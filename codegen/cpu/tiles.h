@@ -53,6 +53,12 @@ struct Share {
   bool last(const PackedHeader* h, int64_t t) const { return closes && t == h->tiles() - 1; }
 };
 
+// What a share of a weight does, in multiply-adds of vectors.
+inline double work_in(const PackedHeader* h, const Share& share) {
+  const double rows = double(share.block1 - share.block0) / double(h->blocks());
+  return rows * double((share.group1 - share.group0) * h->nnz * (share.vector1 - share.vector0));
+}
+
 // Work before row block b: its non-zeros, and two for each row and tile (load, store, branch).
 struct WorkPrefix {
   const int64_t* nnz;  // null: every block is alike

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "any_format.h"
+#include "paced.h"
 
 using namespace sc;
 
@@ -35,10 +36,13 @@ int runs_in_bands(const void* packed, const int64_t* numbers) {
 void conv(int threads, const void* packed, const int64_t* numbers, const float* x, int64_t ldx,
           float* y, int64_t ldy, const float* bias) {
   const Window w = window(numbers);
+  Pace pace{};
+  PacedCall paced(unlike(pace, threads), threads);
   Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
     Team team(omp_get_thread_num(), threads, &barrier);
+    team.paced = &paced;
     std::vector<float> scratch(conv_scratch_floats(packed, w) + 16);
     conv_any(team, packed, w, x, ldx, y, ldy, aligned(scratch), ConvBias{bias});
   }

@@ -7,6 +7,7 @@
 
 #include "stem.h"
 #include "winograd.h"
+#include "paced.h"
 
 using namespace sc;
 
@@ -30,10 +31,13 @@ Window window_of(const int64_t* n, int64_t stride) {
 // f(team, scratch): exactly as many floats as stated, so that an overrun shows.
 template <class F>
 void on_team(int threads, int64_t floats, const F& f) {
+  Pace pace{};
+  PacedCall paced(unlike(pace, threads), threads);
   Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
     Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
+    team.paced = &paced;
     void* scratch = nullptr;
     if (posix_memalign(&scratch, 64, floats * sizeof(float))) std::abort();
     f(team, static_cast<float*>(scratch));

@@ -12,6 +12,7 @@
 #include "pool.h"
 #include "reduce.h"
 #include "upsample.h"
+#include "paced.h"
 
 namespace {
 
@@ -19,10 +20,13 @@ using sc::V;
 
 template <class F>
 void on_team(int threads, const F& f) {
+  sc::Pace pace{};
+  sc::PacedCall paced(unlike(pace, threads), threads);
   sc::Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
     sc::Team team(omp_get_thread_num(), omp_get_num_threads(), &barrier);
+    team.paced = &paced;
     f(team);
   }
 }

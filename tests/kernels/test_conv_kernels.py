@@ -162,7 +162,8 @@ def padded(n: int) -> int:
 
 def check(
     lib: ctypes.CDLL, width: int, case: Conv, threads: int = 2, seed: int = 0, format_: str = "csr"
-) -> None:
+) -> Tensor:
+    """Compares with torch; what the kernel computed."""
     torch.manual_seed(seed)
     stored = FORMATS[format_]
     case = suited(stored, case, width)
@@ -184,6 +185,7 @@ def check(
     got = y[:, :n].reshape(case.rows, case.batch, *case.out).transpose(0, 1)
     assert ((got - want).abs() <= tolerance).all(), f"{format_} of {case}"
     assert (y[:, -(-n // width) * width :] == 77).all(), "columns after the last vector"
+    return got
 
 
 @pytest.fixture(scope="session")

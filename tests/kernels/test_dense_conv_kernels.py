@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.runtime.packing import as_multiplied
@@ -51,7 +52,8 @@ def test_agrees_with_torch(libraries: dict[int, ctypes.CDLL], width: int) -> Non
             run(lib, "stem", case, width, threads)
 
 
-def run(lib: ctypes.CDLL, kernel: str, case: Conv, width: int, threads: int) -> None:
+def run(lib: ctypes.CDLL, kernel: str, case: Conv, width: int, threads: int) -> Tensor:
+    """Compares with torch; what the kernel computed."""
     torch.manual_seed(0)
     weight, bias = case.weight(), torch.randn(case.rows)
     x, add = torch.randn(case.batch, case.channels, *case.size), torch.randn(case.rows)
@@ -76,6 +78,7 @@ def run(lib: ctypes.CDLL, kernel: str, case: Conv, width: int, threads: int) -> 
     error = (got[:, :n] - want).abs().max() / want.abs().max()
     assert error <= 2e-6, f"{error} in {kernel} of {case} with {threads} threads"
     assert (got[:, -(-n // width) * width :] == 77).all(), "columns after the last vector"
+    return got[:, :n]
 
 
 def test_its_rounding_errors_are_those_of_a_sum() -> None:

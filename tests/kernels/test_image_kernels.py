@@ -138,8 +138,10 @@ def run_depthwise(lib: ctypes.CDLL, case: Case, x: Tensor, weight: Tensor) -> No
     run_direct(lib, case, source, weight, plain)
 
 
-def run_direct(lib: ctypes.CDLL, case: Case, source: Tensor, weight: Tensor, want: Tensor) -> None:
-    """The kernel for the usual windows: exactly those have it."""
+def run_direct(
+    lib: ctypes.CDLL, case: Case, source: Tensor, weight: Tensor, want: Tensor
+) -> Tensor:
+    """The kernel for the usual windows: exactly those have it. What it computed."""
     add, got = planes(torch.randn(rows(want).shape)), result_like(want)
     known = run(
         lib.depthwise_direct, case.threads, weight, case.channels * case.multiplier,
@@ -150,6 +152,7 @@ def run_direct(lib: ctypes.CDLL, case: Case, source: Tensor, weight: Tensor, wan
         assert known == (case.stride in ((1, 1), (2, 2)) and case.dilation == (1, 1))
     if known:
         check(got, want + images_of(add, want), width_of(lib))
+    return got
 
 
 @for_each("case", CASES)

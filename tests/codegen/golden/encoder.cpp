@@ -44,12 +44,13 @@ struct F2 {  // add(mul(x0, x1), x2)
 
 // What thread `id` does. error: a place for each call that checks indices; clock: null, or where
 // the first thread adds up its seconds: in each call, waiting before each, at the end of chunks.
-static void work(const int id, Barrier& barrier, const void* const* in, void* const* out,
-                 const void* const* weight, const int64_t* const d, float* const memory,
-                 int64_t* const error, double* const clock) {
+static void work(const int id, Barrier& barrier, PacedCall& paced, const void* const* in,
+                 void* const* out, const void* const* weight, const int64_t* const d,
+                 float* const memory, int64_t* const error, double* const clock) {
   const Frame frame(id, in, out, weight, d, memory);
   Barrier lone;
   Team whole(id, int(d[5]), &barrier), single(0, 1, &lone);
+  if (d[5] <= Pace::kThreads) whole.paced = &paced;
   Team& team = frame.alone ? single : whole;
   float* const scratch = frame.scratch;
   const int64_t part_stride = frame.part_stride;
@@ -132,13 +133,17 @@ extern "C" int64_t sc_scratch_floats(const void* const* weight, const int64_t* d
 // Gives the number of threads that there were: 0 done, else call again with that many.
 extern "C" int sc_run(const void* const* in, void* const* out, const void* const* weight,
                       const int64_t* d, float* memory, int64_t* error, double* clock) {
+  static Pace pace;
   Barrier barrier;
+  PacedCall paced(pace, int(d[5]));
   int fewer = 0;
 #pragma omp parallel num_threads(int(d[5]))
   {
     const int id = omp_get_thread_num(), size = omp_get_num_threads();
-    if (size == d[5]) work(id, barrier, in, out, weight, d, memory, error, id ? nullptr : clock);
+    if (size == d[5])
+      work(id, barrier, paced, in, out, weight, d, memory, error, id ? nullptr : clock);
     else if (id == 0) fewer = size;
   }
+  paced.learn();
   return fewer;
 }
