@@ -67,19 +67,18 @@ inline Share divide_conv(const Team& team, const PackedHeader* h, const Window& 
   if (h->format == kCsr && h->groups == 1) row_parts = csr_row_parts(team, n_vectors, blocks);
   const int64_t column_parts = team.size / row_parts;
   const int64_t column = team.id % column_parts, row = team.id / column_parts;
-  int64_t vector0 = n_vectors * column / column_parts;
-  int64_t vector1 = n_vectors * (column + 1) / column_parts;
   // The width of a panel decides the order of a sparse row's sums, not that of a dense one's.
-  if (column_parts == team.size && h->format == kDense)
-    vector0 = team.cut(team.id, n_vectors), vector1 = team.cut(team.id + 1, n_vectors);
+  const auto vector_at = [&](int64_t part) {
+    return h->format == kDense ? team.cut(part, column_parts, n_vectors)
+                               : n_vectors * part / column_parts;
+  };
+  const int64_t vector0 = vector_at(column), vector1 = vector_at(column + 1);
   if (h->groups > 1)
     return {0, blocks, vector0, vector1, h->groups * row / row_parts,
             h->groups * (row + 1) / row_parts};
   const WorkPrefix prefix{counts_work(h) ? section<int64_t>(h, h->prefix_at) : nullptr, blocks,
                           h->row_block, h->tiles()};
-  if (row_parts == team.size)
-    return {prefix.cut(team, team.id), prefix.cut(team, team.id + 1), vector0, vector1};
-  return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), vector0, vector1};
+  return {prefix.cut(team, row, row_parts), prefix.cut(team, row + 1, row_parts), vector0, vector1};
 }
 
 // Whether a csr weight reads each row so seldom that a copy would cost more than it saves: so many

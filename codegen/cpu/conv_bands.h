@@ -278,8 +278,7 @@ inline BandShare divide_bands(const Team& team, const PackedHeader* h, const Ban
   }
   const int64_t parts = team.size / row_parts, column = team.id % parts, row = team.id / parts;
   const WorkPrefix prefix{section<int64_t>(h, h->prefix_at), blocks, h->row_block, h->tiles()};
-  if (parts == 1) return {prefix.cut(team, team.id), prefix.cut(team, team.id + 1), 0, bands.count};
-  return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts),
+  return {prefix.cut(team, row, row_parts), prefix.cut(team, row + 1, row_parts),
           bands.count * column / parts, bands.count * (column + 1) / parts};
 }
 

@@ -191,9 +191,8 @@ inline FlatShare divide_flat(const Team& team, const PackedHeader* h, const Wind
   }
   const int64_t parts = team.size / row_parts, column = team.id % parts, row = team.id / parts;
   const WorkPrefix prefix = work_of(h);
-  if (parts == 1) return {prefix.cut(team, team.id), prefix.cut(team, team.id + 1), 0, all};
-  return {prefix.cut(row, row_parts), prefix.cut(row + 1, row_parts), all * column / parts,
-          all * (column + 1) / parts};
+  return {prefix.cut(team, row, row_parts), prefix.cut(team, row + 1, row_parts),
+          all * column / parts, all * (column + 1) / parts};
 }
 
 // One thread's share.

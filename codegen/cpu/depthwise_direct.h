@@ -193,15 +193,15 @@ struct DirectShare {
   int64_t row0, row1, line0, line1;
 
   DirectShare(const Team& team, const Window& w, int64_t rows)
-      : row0(team.cut(team.id, rows)), row1(team.cut(team.id + 1, rows)), line0(0),
+      : row0(team.cut_first(rows)), row1(team.cut_last(rows)), line0(0),
         line1(w.out[1]) {
     // Narrow lines write behind their end, so nobody else may have the next one.
     if (w.out[2] < W || w.out_columns() < kBandColumns * team.size) return;
     // Whole tiles: the compiler contracts a lower one's sums in another order.
     const int64_t tiles = (w.out[1] + kDirectLines - 1) / kDirectLines;
     row0 = 0, row1 = rows;
-    line0 = min64(w.out[1], kDirectLines * team.cut(team.id, tiles));
-    line1 = min64(w.out[1], kDirectLines * team.cut(team.id + 1, tiles));
+    line0 = min64(w.out[1], kDirectLines * team.cut_first(tiles));
+    line1 = min64(w.out[1], kDirectLines * team.cut_last(tiles));
   }
   // In multiply-adds of vectors; one waits for memory as long as two or three of a product.
   double work(const Window& w) const {

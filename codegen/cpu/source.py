@@ -53,7 +53,7 @@ static void work(const int id, Barrier& barrier, PacedCall& paced, const void* c
   const Frame frame(id, in, out, weight, d, memory);
   Barrier lone;
   Team whole(id, int(d[5]), &barrier), single(0, 1, &lone);
-  if (d[5] <= Pace::kThreads) whole.paced = &paced;
+  if (paced.used) whole.paced = &paced;
   Team& team = frame.alone ? single : whole;
   float* const scratch = frame.scratch;
   const int64_t part_stride = frame.part_stride;

@@ -101,8 +101,8 @@ void conv_stem(Team& team, const void* packed, const Window& w, const float* x, 
   const int64_t channels = h->cols / w.taps(), wide = w.out[2], high = w.out[1];
   float* panel = scratch + PhaseLines::floats(w, channels);
   const PhaseLines phases(w, x, channels, ldx, scratch);
-  const int64_t begin = team.cut(team.id, w.samples * high);
-  const int64_t end = team.cut(team.id + 1, w.samples * high);
+  const int64_t begin = team.cut_first(w.samples * high);
+  const int64_t end = team.cut_last(w.samples * high);
   const Stint stint(team, double((end - begin) * h->nnz * vectors(wide)));
   for (int64_t line = begin, n; line < end; line += n) {
     const int64_t image = line / high, y0 = line % high;

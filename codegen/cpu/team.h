@@ -47,13 +47,15 @@ struct PacedCall {
     uint64_t ticks = 0;
   };
   Pace& pace;
-  int size;
+  const int size;
+  const bool used;  // whether there is something to share, and room to remember it
   bool even = true;
   double cut[Pace::kThreads + 1];  // where the part of each thread begins, in [0, 1]
   Own own[Pace::kThreads];
 
-  PacedCall(Pace& pace, int size) : pace(pace), size(size) {
-    if (size < 2 || size > Pace::kThreads) return;
+  PacedCall(Pace& pace, int size)
+      : pace(pace), size(size), used(size > 1 && size <= Pace::kThreads) {
+    if (!used) return;
     double sum = 0;
     for (int i = 0; i < size; i++) {
       const float part = pace.part[i].load(std::memory_order_relaxed);
@@ -67,7 +69,7 @@ struct PacedCall {
 
   // After the call: what it tells, a fifth of what is known from then on.
   void learn() const {
-    if (size < 2 || size > Pace::kThreads) return;
+    if (!used) return;
     double all = 0;
     for (int i = 0; i < size; i++) {
       if (own[i].work <= 0 || own[i].ticks < 20000) return;
@@ -132,12 +134,14 @@ struct Team {
   SC_INLINE int64_t first(int64_t n) const { return n * id / size; }
   SC_INLINE int64_t last(int64_t n) const { return n * (id + 1) / size; }
 
-  // Where thread i's part of n items begins if it is cut by what threads have done of late: for
-  // kernels whose results do not depend on it, so that a model's do not change from call to call.
-  SC_INLINE int64_t cut(int i, int64_t n) const {
-    if (!paced || paced->even) return n * i / size;
+  // Where part i of `parts` of n items begins; by what threads have done of late, if each has one:
+  // for kernels whose results do not depend on it, so that a model's do not change from call to call.
+  SC_INLINE int64_t cut(int64_t i, int64_t parts, int64_t n) const {
+    if (parts != size || !paced || paced->even) return n * i / parts;
     return int64_t(paced->cut[i] * double(n) + .5);
   }
+  SC_INLINE int64_t cut_first(int64_t n) const { return cut(id, size, n); }
+  SC_INLINE int64_t cut_last(int64_t n) const { return cut(id + 1, size, n); }
 };
 
 // While it lives, this thread does its part of a step: so much work.

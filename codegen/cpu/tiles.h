@@ -69,9 +69,9 @@ struct WorkPrefix {
   }
   // The first block at or after part i of n.
   int64_t cut(int64_t i, int64_t n) const { return i == n ? blocks : block_at(at(blocks) * i / n); }
-  // Of thread i's part, as Team::cut.
-  int64_t cut(const Team& team, int i) const {
-    return i == team.size ? blocks : block_at(team.cut(i, at(blocks)));
+  // As Team::cut.
+  int64_t cut(const Team& team, int64_t i, int64_t n) const {
+    return i == n ? blocks : block_at(team.cut(i, n, at(blocks)));
   }
 
  private:
@@ -102,9 +102,8 @@ SC_INLINE Share divide(const Team& team, const PackedHeader* h, int64_t n_vector
   int64_t row_parts = team.size;
   while (row_parts > 1 && (row_parts > blocks || team.size % row_parts)) row_parts--;
   const int64_t column_parts = team.size / row_parts;
-  if (column_parts == 1) return {work.cut(team, team.id), work.cut(team, team.id + 1), 0, n_vectors};
   const int64_t column = team.id % column_parts, row = team.id / column_parts;
-  return {work.cut(row, row_parts), work.cut(row + 1, row_parts),
+  return {work.cut(team, row, row_parts), work.cut(team, row + 1, row_parts),
           n_vectors * column / column_parts, n_vectors * (column + 1) / column_parts};
 }
 

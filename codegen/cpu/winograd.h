@@ -167,10 +167,10 @@ struct WinogradShare {
   int64_t block0, block1, slot0, slot1;
 
   WinogradShare(const Team& team, const Slots& s, int64_t blocks)
-      : block0(0), block1(blocks), slot0(team.cut(team.id, s.count())),
-        slot1(team.cut(team.id + 1, s.count())) {
+      : block0(0), block1(blocks), slot0(team.cut_first(s.count())),
+        slot1(team.cut_last(s.count())) {
     if (s.w.out[2] >= W && s.count() >= 6 * team.size) return;
-    block0 = team.cut(team.id, blocks), block1 = team.cut(team.id + 1, blocks);
+    block0 = team.cut_first(blocks), block1 = team.cut_last(blocks);
     slot0 = 0, slot1 = s.count();
   }
 };

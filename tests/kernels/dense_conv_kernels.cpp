@@ -5,9 +5,9 @@
 #include <cstdlib>
 #include <vector>
 
+#include "paced.h"
 #include "stem.h"
 #include "winograd.h"
-#include "paced.h"
 
 using namespace sc;
 

@@ -9,10 +9,10 @@
 #include "depthwise.h"
 #include "depthwise_direct.h"
 #include "group_norm.h"
+#include "paced.h"
 #include "pool.h"
 #include "reduce.h"
 #include "upsample.h"
-#include "paced.h"
 
 namespace {
 

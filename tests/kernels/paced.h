@@ -15,13 +15,13 @@ void learn(int threads, int calls, const double* work, const double* ticks, floa
     for (int t = 0; t < threads; t++) call.own[t].work = work[t], call.own[t].ticks = ticks[t];
     call.learn();
   }
-  const sc::PacedCall call(pace, threads);
+  sc::PacedCall call(pace, threads);
   for (int t = 0; t < threads && t < sc::Pace::kThreads; t++) part[t] = pace.part[t];
   for (int t = 0; t <= threads; t++) {
     sc::Barrier barrier;
     sc::Team team(0, threads, &barrier);
-    team.paced = const_cast<sc::PacedCall*>(&call);
-    cut[t] = double(team.cut(t, 1000000)) / 1e6;
+    team.paced = &call;
+    cut[t] = double(team.cut(t, threads, 1000000)) / 1e6;
   }
 }
 }

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -71,7 +72,7 @@ def test_convolutions(conv_libraries: Native, format_: str, threads: int) -> Non
     for name, case in CONVS.items():
         if case.by_columns and format_ != "csr":
             continue
-        same_bits(lib, lambda c=case: check(lib, NATIVE, c, threads, 0, format_), name)  # type: ignore[misc]
+        same_bits(lib, partial(check, lib, NATIVE, case, threads, 0, format_), name)
 
 
 @pytest.mark.parametrize("kernel", ["winograd", "stem"])
@@ -87,22 +88,21 @@ def test_dense_convolutions(libraries: Native, kernel: str) -> None:
     ]
     for case in cases:
         for threads in (2, 3):
-            same_bits(lib, lambda c=case, t=threads: run(lib, kernel, c, NATIVE, t), kernel)  # type: ignore[misc]
+            same_bits(lib, partial(run, lib, kernel, case, NATIVE, threads), kernel)
 
 
 def test_depthwise(image_libraries: Native) -> None:
     lib = image_libraries[NATIVE]
+
+    def direct(case: Case, source: Tensor, weight: Tensor, want: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return run_direct(lib, case, source, weight, want)
+
     for case in DIRECT:
         torch.manual_seed(0)
         x, weight = case.image(), torch.randn(case.channels, 1, *case.kernel)
         want = convolve(case, x, weight).float()
-        source = planes(rows(x))
-
-        def direct(case: Case = case, s: Tensor = source, w: Tensor = weight) -> Tensor:
-            torch.manual_seed(1)
-            return run_direct(lib, case, s, w, want)  # noqa: B023
-
-        same_bits(lib, direct, f"{case}")
+        same_bits(lib, partial(direct, case, planes(rows(x)), weight, want), f"{case}")
 
 
 # ---- learning -----------------------------------------------------------------------------------
