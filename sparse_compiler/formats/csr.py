@@ -46,10 +46,13 @@ def _panels(good: Any) -> sympy.Expr:
 _GOOD = sympy.Max(1, sympy.floor(64 / W))
 """Vectors of a panel."""
 _PANELS = _panels(_GOOD)
+_BETWEEN = (DENSITY >= 0.03) & (DENSITY < 0.07)
+_LINEAR_PANELS = sympy.Piecewise((_panels(4), _BETWEEN & sympy.Eq(W, 8)), (_PANELS, True))
 _NARROW = sympy.Piecewise(
     (128, DENSITY >= 0.15),
     (192, DENSITY >= 0.07),
-    (256, (DENSITY >= 0.03) & (W > 8)),
+    (512, _BETWEEN & sympy.Eq(W, 8)),
+    (256, _BETWEEN & (W > 8)),
     (768, True),
 )
 """Columns of the weight per tile, as `linear_tiles` in pack_csr.cpp chooses them."""
@@ -116,9 +119,9 @@ class Csr(Format):
         "linear_csr",
         (
             ("inner", nnz * VECTORS / T),
-            ("panel", nnz * _PANELS / T),
+            ("panel", nnz * _LINEAR_PANELS / T),
             ("row", m * _LINEAR_TILES * VECTORS / T),
-            ("start", m * _LINEAR_TILES * _PANELS / T),
+            ("start", m * _LINEAR_TILES * _LINEAR_PANELS / T),
             ("copy", k * VECTORS),
         ),
         bytes=BYTES_PER_NONZERO * nnz,
