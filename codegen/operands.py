@@ -101,11 +101,15 @@ Operand: TypeAlias = Read | Vector
 
 @dataclass(frozen=True)
 class Functor:
-    """An expression at (row, column) of planes. accumulator: x0 is what the kernel computed."""
+    """An expression at (row, column) of planes. accumulator: x0 is what the kernel computed.
+
+    onto: an input that is added to x0, and lies where the kernel writes: its sums may begin there.
+    """
 
     expr: Expr
     operands: tuple[Operand, ...]
     accumulator: bool
+    onto: int | None = None
 
     def __str__(self) -> str:
         first = 1 if self.accumulator else 0

@@ -2,6 +2,7 @@
 // The kernels stand in the library of packers, entered through the blob: a unit compiles none.
 #pragma once
 #include "decode_blob.h"
+#include "onto.h"
 #include "team.h"
 #include "value.h"
 
@@ -68,6 +69,7 @@ void decode_planes(Team& team, const void* packed, const float* x, int64_t ldx, 
       for (int64_t c = 0; c < n; c += W) {
         V v = {};
         for (int64_t i = 0; i < W && c + i < n; i++) v[i] = sum[c + i];
+        if constexpr (kOnto<Epilogue>) v += load(y + row * ldy + c);
         store(y + row * ldy + c, epilogue(v, row, c));
       }
   });

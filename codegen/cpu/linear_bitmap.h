@@ -56,7 +56,7 @@ SC_INLINE void apply_bitmap(const PackedHeader* h, const Share& share, const Sou
         const CsrSegment<T> s{row + row0, height, index, value + start[b],
                               rows_ahead(start[b + 1] - start[b], height, wide)};
         csr_kernel<Epilogue, T>(wide)(s, scratch + (v - panels.start(p0)) * rows * W, y, ldy,
-                                      g * own->rows + row0, v * W, t == 0, t == own->tiles() - 1,
+                                      g * own->rows + row0, v * W, share.first<Epilogue>(t), t == own->tiles() - 1,
                                       epilogue);
       }
     }

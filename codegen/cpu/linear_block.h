@@ -128,7 +128,7 @@ SC_INLINE void apply_block(const PackedHeader* h, const Share& share, const Sour
           const int32_t* order =
               own->order_at ? section<int32_t>(own, own->order_at) + row0 : nullptr;
           const DenseOutput out{y,     ldy,    g * own->rows + (order ? 0 : row0), height,
-                                v * W, t == 0, t == own->tiles() - 1};
+                                v * W, share.first<Epilogue>(t), t == own->tiles() - 1};
           block_segment<R, C, T>(own, entry + row0 / own->p, (height + own->p - 1) / own->p,
                                  index + start[b], value + start[b] * size, panel, step,
                                  kernel, out, order, epilogue);

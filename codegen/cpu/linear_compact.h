@@ -44,7 +44,7 @@ SC_INLINE void apply_compact(const PackedHeader* h, const Share& share, const So
         for (int64_t b = b0; b < b1; b++) {
           const int64_t row0 = b * own->row_block;
           const DenseOutput out{y, ldy, g * own->rows + (order ? 0 : row0),
-                                min64(own->row_block, own->rows - row0), v * W, share.first(t),
+                                min64(own->row_block, own->rows - row0), v * W, share.first<Epilogue>(t),
                                 share.last(own, t)};
           compact_segment<T>(index, count, value + live_rows(own, 0, b) * count,
                              live_rows(own, b, b + 1),

@@ -172,7 +172,7 @@ SC_INLINE void apply_csr(const PackedHeader* h, const Share& share, const Source
           const int64_t height = min64(own->row_block, own->rows - row0);
           const CsrSegment<T> s{row + row0, height, index + start[b], value + start[b],
                                 rows_ahead(start[b + 1] - start[b], height, wide), step};
-          kernel(s, panel, y, ldy, g * own->rows + row0, v * W, share.first(t), last,
+          kernel(s, panel, y, ldy, g * own->rows + row0, v * W, share.first<Epilogue>(t), last,
                  epilogue);
         }
       }

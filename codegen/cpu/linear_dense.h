@@ -25,8 +25,14 @@ template <int R, int NB, class Epilogue>
 SC_INLINE void store_tile(V (&acc)[R][NB], const DenseOutput& o, const Epilogue& epilogue) {
   const int64_t row = o.row, col = o.col, ldy = o.ldy;
   float* const y = o.y + row * ldy + col;
-  if (o.first && o.last && o.rows >= R) {
+  if (o.last && o.rows >= R) {
     // All before one is stored: a store might change what the next reads, as the compiler sees it.
+    if (!o.first) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int j = 0; j < NB; j++) acc[r][j] += load(y + r * ldy + j * W);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
@@ -183,7 +189,7 @@ SC_INLINE void apply_dense(const PackedHeader* h, const Share& share, const Sour
         const int64_t v = panels.start(p);
         const DenseOutput out{y,     ldy,    g * own->rows + row0,
                               min64(kDenseRows, own->rows - row0),
-                              v * W, t == 0, last};
+                              v * W, share.first<Epilogue>(t), last};
         const float* x = scratch + (v - panels.start(p0)) * rows * W;
         if (p == panels.even) dense_last(tail, w, rows, x, out, epilogue);
         else dense_rows_of_block(panels.start(p + 1) - v, w, rows, x, out, epilogue);

@@ -77,7 +77,7 @@ SC_INLINE void apply_nm(const PackedHeader* h, const Share& share, const Source&
         const CsrSegment<T> s{own_scratch.row, height, own_scratch.index, value,
                               rows_ahead(entries * height, height, wide)};
         csr_kernel<Epilogue, T>(wide)(s, scratch + (v - panels.start(p0)) * rows * W, y, ldy,
-                                      g * own->rows + row0, v * W, share.first(t),
+                                      g * own->rows + row0, v * W, share.first<Epilogue>(t),
                                       share.last(own, t), epilogue);
       }
     }

@@ -65,7 +65,7 @@ SC_INLINE void apply_rows(const PackedHeader* h, const Share& share, const Sourc
       for (int64_t p = p0; p < p1; p++) {
         const int64_t v = panels.start(p);
         const DenseOutput out{y,     ldy,    row0, min64(kDenseRows, h->rows - row0),
-                              v * W, t == 0, t == h->tiles() - 1};
+                              v * W, share.first<Epilogue>(t), t == h->tiles() - 1};
         rows_kernel<Epilogue>(panels.start(p + 1) - v)(
             w, next, h->cols, rows, scratch + (v - panels.start(p0)) * rows * W, out, epilogue);
       }

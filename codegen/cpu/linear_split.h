@@ -16,7 +16,7 @@ SC_INLINE void apply_split(const PackedHeader* h, const Share& share, const Sour
                            float* y, int64_t ldy, float* scratch, const Epilogue& epilogue) {
   Share part = share;
   part.copied = 0;  // by the other part, in panels of another width
-  part.closes = false;
+  part.opens = share.first<Epilogue>(0), part.closes = false;
   const auto* first = section<PackedHeader>(h, h->index_at);
   if constexpr (groups) apply_nm<T>(first, part, source, y, ldy, scratch, NoEpilogue());
   else apply_compact<T>(first, part, source, y, ldy, scratch, NoEpilogue());

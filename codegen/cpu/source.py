@@ -6,6 +6,7 @@ equal layers instantiates each kernel once. Same segment, same bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sparse_compiler.codegen.cpu.arguments import (
@@ -20,7 +21,7 @@ from sparse_compiler.codegen.cpu.arguments import (
 from sparse_compiler.codegen.cpu.expressions import c_type, scalar_code, vector_code
 from sparse_compiler.codegen.operands import Functor, Planes, Read, ScalarFunctor, Scratch, Vector
 from sparse_compiler.codegen.program import Call, Segment
-from sparse_compiler.ir.expr import args_of
+from sparse_compiler.ir.expr import args_of, without_addend
 
 _HEAD = """\
 // Written by sparse_compiler for the segment %{name}.
@@ -145,10 +146,13 @@ class _Printer:
     def functor(self, functor: Functor, printer: ArgumentPrinter, tokens: int | None) -> str:
         """An instance of the struct for an expression on vectors."""
         first = 1 if functor.accumulator else 0
+        if functor.onto is not None:
+            functor = replace(functor, expr=without_addend(functor.expr, functor.onto))
         used = sorted(i for i in args_of(functor.expr) if i >= first)
         operands = [functor.operands[i - first] for i in used]
         reads = tuple(_read_code(i, o) for i, o in zip(used, operands, strict=True))
-        key = ("vector", str(functor.expr), tuple(used), reads, functor.accumulator)
+        onto = functor.onto is not None
+        key = ("vector", str(functor.expr), tuple(used), reads, functor.accumulator, onto)
         if key not in self.functors:
             name = f"F{len(self.functors)}"
             self.functors[key] = _functor_text(name, functor, used, operands, reads)
@@ -319,9 +323,10 @@ def _functor_text(
     if fetches:  # of what an epilogue adds; see fetch_output in tiles.h
         fetches = f"  SC_INLINE void fetch(int64_t row, int64_t col) const {{\n{fetches}  }}\n"
     first = "V x0, " if functor.accumulator else ""
+    onto = "  static constexpr bool onto = true;\n" if functor.onto is not None else ""
     return (
         f"\nstruct {name} {{  // {functor.expr}\n"
-        f"{members}"
+        f"{members}{onto}"
         f"  SC_INLINE V operator()({first}int64_t row, int64_t col) const {{\n{values}"
         f"    (void)row, (void)col;\n"
         f"    return {vector_code(functor.expr, lambda i: f'x{i}')};\n  }}\n{fetches}}};\n"

@@ -6,6 +6,7 @@
 // so that weights come from memory once per group of panels, whatever the number of columns.
 #pragma once
 #include "decode.h"
+#include "onto.h"
 #include "pack.h"
 #include "team.h"
 
@@ -48,8 +49,11 @@ struct Share {
   int64_t copied = 0;  // vector1 of the share before, if scratch holds its panels of this tile
   bool opens = true, closes = true;  // no other weight adds to the sums before, or after
 
-  // Whether k tile t begins the sums, or ends them.
-  bool first(int64_t t) const { return opens && t == 0; }
+  // Whether k tile t begins the sums from nothing, or ends them.
+  template <class Epilogue>
+  bool first(int64_t t) const {
+    return opens && t == 0 && !kOnto<Epilogue>;
+  }
   bool last(const PackedHeader* h, int64_t t) const { return closes && t == h->tiles() - 1; }
 };
 

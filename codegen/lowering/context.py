@@ -61,6 +61,7 @@ class Lowering:
         self.shared_work: dict[Any, Any] = {}
         self.owners: dict[str, str] = {}
         self.last_use = self._last_uses()
+        self.order = {node.name: i for i, node in enumerate(nodes)}
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -208,16 +209,17 @@ class Lowering:
         if place.space != self.space(node.name, group):
             return False  # an operand of fewer columns
         whole = place.first == 0 and place.rows == self.buffers[place.buffer].size
-        return whole and place.rows == self.rows(node.name) and self._alone(place)
+        return whole and place.rows == self.rows(node.name) and self._alone(owner, place, node)
 
-    def _alone(self, place: Planes) -> bool:
-        """True where no value but one and its views lies in the buffer."""
-        owners = {
+    def _alone(self, owner: str, place: Planes, node: Node) -> bool:
+        """True where every other value in the buffer has been overwritten before `node`."""
+        others = {
             self.owners.get(n, n)
             for (n, _), p in self.places.items()
             if isinstance(p, Planes) and p.buffer == place.buffer
-        }
-        return len(owners) == 1
+        } - {owner}
+        now = self.order[node.name]
+        return all(o in self.last_use and self.order[self.last_use[o].name] < now for o in others)
 
     def _in_concatenation(self, node: Node, group: int | None) -> Planes | None:
         """Rows inside the buffer of a concatenation, where that is what reads the node."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sparse_compiler.codegen.lowering import always, lowers
 from sparse_compiler.codegen.lowering.context import Lowering
 from sparse_compiler.codegen.lowering.dense_conv import (
@@ -15,6 +17,9 @@ from sparse_compiler.codegen.operands import (
     Arg,
     Columns,
     Functor,
+    Operand,
+    Planes,
+    Read,
     Samples,
     Scratch,
     Struct,
@@ -26,7 +31,7 @@ from sparse_compiler.errors import CodegenError
 from sparse_compiler.formats.base import FORMATS
 from sparse_compiler.ir.expr import Arg as ExprArg
 from sparse_compiler.ir.expr import Call as ExprCall
-from sparse_compiler.ir.expr import Expr
+from sparse_compiler.ir.expr import Expr, addends_of
 from sparse_compiler.ir.graph import Node
 from sparse_compiler.ir.text import print_node
 from sparse_compiler.ir.types import Dim, as_dim, product
@@ -43,7 +48,8 @@ def _linear(low: Lowering, node: Node) -> None:
     functor = biased_epilogue(low, node)
     weight = low.type(node.inputs[1])
     index = Weight(low.weight(node.inputs[1], "packed"))
-    x, to = low.planes(node.inputs[0], node), low.result(node)
+    x = low.planes(node.inputs[0], node)
+    to, functor = _sums_onto(low, node, functor, x)
     scratch = Scratch("linear_scratch_floats", (index,))
     args = (index, x, Written(to), Columns(to.space), scratch, functor)
     columns = low.per_sample(product(low.type(node.name).shape[:-1]), node.name)
@@ -58,7 +64,11 @@ def _conv(low: Lowering, node: Node) -> None:
     if not isinstance(op, Conv):
         raise CodegenError("not a convolution", node=print_node(node))
     functor = biased_epilogue(low, node)
-    x, to = low.planes(node.inputs[0], node), low.result(node)
+    x = low.planes(node.inputs[0], node)
+    if op.keeps_places(weight) and not is_depthwise(op, weight.shape[1]):
+        to, functor = _sums_onto(low, node, functor, x)
+    else:
+        to = low.result(node)
     window = window_of(
         low, node, weight.shape[2:], op.stride, op.padding, op.dilation, transposed=op.transposed
     )
@@ -96,6 +106,28 @@ def _conv(low: Lowering, node: Node) -> None:
     scratch = Scratch("conv_scratch_floats", (packed, window))
     args = (packed, window, x, Written(to), scratch, functor)
     low.emit(f"conv_{FORMATS[weight.format].kernel}", "conv.h", args, node.name, flops=flops)
+
+
+def _sums_onto(low: Lowering, node: Node, functor: Functor, x: Planes) -> tuple[Planes, Functor]:
+    """Where a linear's result goes, and its epilogue: over what is added to the sums (a residual),
+    if nothing reads that afterwards. Kernels that keep sums in y between tiles then begin there."""
+    _, names = _biased(node)
+    planes = [_planes_of(operand) for operand in functor.operands]
+    buffers = [place.buffer for place in planes if place] + [x.buffer]
+    for index in sorted(addends_of(functor.expr, 0)):
+        place = planes[index - 1]
+        if not place or functor.operands[index - 1] != Read(place):
+            continue  # a bias, or broadcast
+        if buffers.count(place.buffer) == 1:
+            to = low.result(node, over=(names[index - 1],))
+            return to, replace(functor, onto=index) if to == place else functor
+    return low.result(node), functor
+
+
+def _planes_of(operand: Operand) -> Planes | None:
+    """Where an operand lies, if in planes of the segment."""
+    planes = operand.planes if isinstance(operand, Read) else None
+    return planes if isinstance(planes, Planes) else None
 
 
 def is_depthwise(op: Conv, channels: Dim) -> bool:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,6 +91,48 @@ def functions_of(expr: Expr) -> frozenset[str]:
     if isinstance(expr, Call):
         return frozenset((expr.fn,)).union(*map(functions_of, expr.args))
     return frozenset()
+
+
+def addends_of(expr: Expr, index: int) -> frozenset[int]:
+    """The inputs that are added to input `index` before anything else happens to it: {2, 3} of
+    relu(x2 + (x0 + x3)) for x0. Each of them, and `index`, is read only there."""
+    reads = Counter(_reads(expr))
+    while isinstance(expr, Call):
+        terms = _terms(expr)
+        if Arg(index) in terms:
+            read_once = {t.index for t in terms if isinstance(t, Arg) and reads[t.index] == 1}
+            return frozenset(read_once - {index}) if index in read_once else frozenset()
+        within = [arg for arg in expr.args if index in args_of(arg)]
+        if len(within) != 1:
+            break
+        expr = within[0]
+    return frozenset()
+
+
+def without_addend(expr: Expr, index: int) -> Expr:
+    """The expression without input `index`, one of its addends."""
+    if not isinstance(expr, Call):
+        return expr
+    if expr.fn == "add" and Arg(index) in expr.args:
+        return expr.args[1 - expr.args.index(Arg(index))]
+    return Call(expr.fn, tuple(without_addend(arg, index) for arg in expr.args))
+
+
+def _terms(expr: Expr) -> tuple[Expr, ...]:
+    """What a sum adds; anything else is a sum of itself."""
+    if isinstance(expr, Call) and expr.fn == "add":
+        return tuple(term for arg in expr.args for term in _terms(arg))
+    return (expr,)
+
+
+def _reads(expr: Expr) -> list[int]:
+    """The inputs that the expression spells out, as often as it does."""
+    match expr:
+        case Arg(index=index):
+            return [index]
+        case Call(args=args):
+            return [index for arg in args for index in _reads(arg)]
+    return []
 
 
 def count_calls(expr: Expr) -> int:

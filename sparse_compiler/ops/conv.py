@@ -75,6 +75,11 @@ class Conv(TakesEpilogue):
         found = tuple(self._size(i, size, kernel[i]) for i, size in enumerate(sizes))
         return check_shape(self, (x.shape[0], outputs, *found))
 
+    def keeps_places(self, weight: TensorType) -> bool:
+        """Whether each place of the result reads that place of the input and no other."""
+        moves = self.transposed or any(s != 1 for s in self.stride) or any(self.padding)
+        return not moves and all(size == 1 for size in weight.shape[2:])
+
     def plain_image(self, weight: TensorType, result: TensorType) -> tuple[Dim, ...]:
         """Height and width of the images of a 3 x 3 convolution that keeps them, taking each pixel
         with its eight neighbours; empty for every other convolution."""

@@ -60,6 +60,18 @@ struct Epilogue {
   }
 };
 
+// The same with the residual in y from the start.
+struct Onto {
+  static constexpr bool onto = true;
+  const float* bias;
+  int64_t ld;
+  int* visits;
+  SC_INLINE V operator()(V sum, int64_t row, int64_t col) const {
+    visits[row * ld / W + col / W]++;
+    return sum + splat(bias[row]);
+  }
+};
+
 struct Case {
   int64_t M, K, n;
   double density;
@@ -90,37 +102,42 @@ static void compare(const Case& c, const std::vector<float>& w, int64_t ldw, con
   float *x = aligned_floats(c.K * ld), *y = aligned_floats(c.M * ld);
   float *residual = aligned_floats(c.M * ld), *bias = aligned_floats(c.M);
   for (int64_t i = 0; i < c.K * ld; i++) x[i] = i % ld < c.n ? uniform(random) : nan;
-  for (int64_t i = 0; i < c.M * ld; i++) y[i] = 12345, residual[i] = uniform(random);
+  for (int64_t i = 0; i < c.M * ld; i++) residual[i] = uniform(random);
   for (int64_t m = 0; m < c.M; m++) bias[m] = uniform(random);
-  std::vector<int> visits(c.M * ld / W);
   float* scratch = aligned_floats(linear_scratch_floats(blob) + 16);
   const int64_t floats = linear_scratch_floats(blob);
   scratch[floats] = 54321;
   expect(floats == sc_linear_scratch_floats(blob, W), "scratch size, C and C++");
 
-  Barrier barrier;
-  for (int id = 0; id < c.threads; id++) {
-    Team team(id, c.threads, &barrier);
-    run(team, x, ld, y, scratch, Epilogue{bias, residual, ld, visits.data()});
-  }
-  bool close = true, once = true, untouched = true;
-  for (int64_t m = 0; m < c.M; m++)
-    for (int64_t p = 0; p < ld; p++) {
-      const float got = y[m * ld + p];
-      if (p >= touched) untouched &= got == 12345;
-      once &= visits[(m * ld + p) / W] == (p < touched);
-      if (p >= c.n) continue;
-      double sum = double(bias[m]) + residual[m * ld + p], size = std::abs(sum);
-      for (int64_t k = 0; k < c.K; k++) {
-        const double term = double(w[m * ldw + k]) * x[k * ld + p];
-        sum += term, size += std::abs(term);
-      }
-      close &= std::abs(got - sum) <= 1e-6 * size + 1e-7;
+  for (const bool onto : {false, true}) {
+    std::vector<int> visits(c.M * ld / W);
+    for (int64_t i = 0; i < c.M * ld; i++)
+      y[i] = onto && i % ld < touched ? residual[i] : 12345;
+    Barrier barrier;
+    for (int id = 0; id < c.threads; id++) {
+      Team team(id, c.threads, &barrier);
+      if (onto) run(team, x, ld, y, scratch, Onto{bias, ld, visits.data()});
+      else run(team, x, ld, y, scratch, Epilogue{bias, residual, ld, visits.data()});
     }
-  expect(close, "values");
-  expect(once, "epilogue exactly once for each output vector");
-  expect(untouched, "columns after the last vector are left alone");
-  expect(scratch[floats] == 54321, "scratch is large enough");
+    bool close = true, once = true, untouched = true;
+    for (int64_t m = 0; m < c.M; m++)
+      for (int64_t p = 0; p < ld; p++) {
+        const float got = y[m * ld + p];
+        if (p >= touched) untouched &= got == 12345;
+        once &= visits[(m * ld + p) / W] == (p < touched);
+        if (p >= c.n) continue;
+        double sum = double(bias[m]) + residual[m * ld + p], size = std::abs(sum);
+        for (int64_t k = 0; k < c.K; k++) {
+          const double term = double(w[m * ldw + k]) * x[k * ld + p];
+          sum += term, size += std::abs(term);
+        }
+        close &= std::abs(got - sum) <= 1e-6 * size + 1e-7;
+      }
+    expect(close, onto ? "values onto what y held" : "values");
+    expect(once, "epilogue exactly once for each output vector");
+    expect(untouched, "columns after the last vector are left alone");
+    expect(scratch[floats] == 54321, "scratch is large enough");
+  }
   std::free(x), std::free(y), std::free(residual), std::free(bias), std::free(scratch);
 }
 
@@ -155,7 +172,7 @@ static void check_format(const AnyFormat& f, const Case& given, std::mt19937& ra
   expect(f.check(blob.data, blob.bytes, W), "own blob passes the check");
   expect(unpacks(c, w, ldw, blob.data, f.unpack), "unpack gives the weight back");
   compare(c, w, ldw, blob.data, random,
-          [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const Epilogue& e) {
+          [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const auto& e) {
             linear_any(team, blob.data, x, ld, y, ld, c.n, scratch, e);
           });
 }
@@ -180,7 +197,7 @@ static void check_rows(const Case& c, std::mt19937& random) {
   expect(sc_rows_pack(piece.data(), rows.data(), count, c.K, c.k_tile, c.panel, block, blob.data),
          "pack");
   compare(c, w, c.K, blob.data, random,
-          [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const Epilogue& e) {
+          [&](Team& team, const float* x, int64_t ld, float* y, float* scratch, const auto& e) {
             linear_dense(team, blob.data, x, ld, y, ld, c.n, scratch, e);
           });
 }

@@ -21,16 +21,11 @@ struct F0 {  // gelu(add(x0, x1))
   }
 };
 
-struct F1 {  // add(x1, x0)
-  const float* p1;
-  int64_t ld1;
+struct F1 {  // x0
+  static constexpr bool onto = true;
   SC_INLINE V operator()(V x0, int64_t row, int64_t col) const {
-    const V x1 = load(p1 + row * ld1 + col);
     (void)row, (void)col;
-    return (x1 + x0);
-  }
-  SC_INLINE void fetch(int64_t row, int64_t col) const {
-    __builtin_prefetch(p1 + row * ld1 + col);
+    return x0;
   }
 };
 
@@ -55,9 +50,6 @@ static void work(const int id, Barrier& barrier, PacedCall& paced, const void* c
   float* const b1 = frame.buffer<float>(d + 12);
   float* const f1 = b1;
   (void)b1, (void)f1;
-  float* const b2 = frame.buffer<float>(d + 14);
-  float* const f2 = b2;
-  (void)b2, (void)f2;
   for (int64_t first = frame.begin; first < frame.samples;
        first += frame.step) {
     const int64_t here = min64(frame.per, frame.samples - first);
@@ -70,10 +62,10 @@ static void work(const int id, Barrier& barrier, PacedCall& paced, const void* c
     linear_dense(team, weight[1], b0, ld0, b1, ld0, n0, scratch, F0{frame.constant<float>(0)});
     team.sync();
     // %r
-    linear_csr(team, weight[2], b1, ld0, b2, ld0, n0, scratch, F1{b0, ld0});
+    linear_csr(team, weight[2], b1, ld0, b0, ld0, n0, scratch, F1{});
     team.sync();
     // %r.rows
-    planes_to_rows(team, b2, ld0, n0, 24, frame.output<float>(0) + first * 24, 24);
+    planes_to_rows(team, b0, ld0, n0, 24, frame.output<float>(0) + first * 24, 24);
     team.sync();
   }
   (void)scratch, (void)part_stride, (void)error, (void)clock, (void)whole;
