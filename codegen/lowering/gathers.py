@@ -73,7 +73,7 @@ def _index(low: Lowering, node: Node) -> None:
             (
                 Strided(
                     place,
-                    (0,) * before + _broadcast(kind, place, picked) + (0,) * after,
+                    ((0,) * before + _broadcast(kind, place, picked) + (0,) * after) or (0,),
                 ),
                 x.shape[op.dim + k],
                 strides[op.dim + k],

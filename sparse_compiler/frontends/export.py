@@ -21,7 +21,9 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import InputError, UnsupportedError
+from ..ir.graph import Graph, attr_symbols
 from ..ir.interpret import bind_shape
+from ..ir.text import print_node
 from ..ir.types import TensorType, symbols_of, tensor_type
 from .aten import RULES
 from .importer import Imported, Importer, home_of, symbol_ranges
@@ -332,6 +334,7 @@ def _finish(
     graph = importer.builder.build(
         results, updates, symbol_ranges(types, program.range_constraints), importer.objects
     )
+    _refuse_numbers_of_tensors(graph, types)
     call = CallSpec(
         program.call_spec.in_spec,
         program.call_spec.out_spec,
@@ -341,6 +344,20 @@ def _finish(
         types,
     )
     return ExportedModel(Imported(graph, params, importer.origin), call, program)
+
+
+def _refuse_numbers_of_tensors(graph: Graph, types: Sequence[TensorType]) -> None:
+    """Ops may be told numbers that the inputs' shapes decide, but no number out of a tensor."""
+    known = {name for type_ in types for name in symbols_of(type_.shape)}
+    for node in graph.nodes:
+        if attr_symbols(node.op) - known:
+            raise UnsupportedError(
+                f"{node.op.name} needs a number that depends on numbers inside tensors",
+                node=print_node(node),
+                why="all numbers but those in tensors must be known before a call runs",
+                fix="index with a tensor (torch.index_select), or use torch.compile(model, backend="
+                '"sparse_compiler"), which cuts the model there',
+            )
 
 
 def _size(value: sympy.Basic, types: Sequence[TensorType]) -> Size:

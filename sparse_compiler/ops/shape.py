@@ -236,6 +236,8 @@ def reshape_layout(old: tuple[Dim, ...], layout: Layout, new: tuple[Dim, ...]) -
     Matches runs of dimensions of equal product, left to right. A run keeps its bytes where its old
     dimensions stand in the layout in their logical order, side by side, on one side of the bar.
     """
+    if not old:  # a number has no dimension that could stand anywhere
+        return Layout.rows(len(new))
     groups = reshape_groups(old, new)
     if groups is None:
         return None

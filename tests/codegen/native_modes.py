@@ -110,7 +110,8 @@ def modes(case: Case) -> list[Mode]:
             layouts = case.op.planar(laid, constant)
             if not isinstance(layouts, No):
                 found |= dict.fromkeys(_accepted(case.op, types, constant, layouts))
-        if case.op.row_major(types) is None:
+        weight = case.op.weight_input
+        if (weight is None or constant[weight]) and case.op.row_major(types) is None:
             rows = tuple(
                 None if c else Layout.rows(t.rank) for t, c in zip(types, constant, strict=True)
             )

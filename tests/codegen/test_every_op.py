@@ -2,6 +2,7 @@
 op, drawn from the cases in tests/ops, alone in its graph."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,19 @@ SLOW_TO_COMPILE = {"matmul", "reduce"}
 
 
 def uses(name: str, count: int, per_case: int, number: int = 0) -> list[Use]:
-    """Cases in some of their modes, every other one with a symbol for its first dimension."""
+    """Cases in some of their modes, those of rarer formats first; every other one with a symbol for
+    its first dimension."""
     chosen = random.Random(f"{name} {number}")
     found: list[Use] = []
+    formats: Counter[str] = Counter()
     for case in drawn(CASES[name], count, number):
         ways = modes(case)
-        for mode in chosen.sample(ways, min(per_case, len(ways))):
+        ways = chosen.sample(ways, len(ways))
+        for mode in sorted(ways, key=lambda m: formats[m.format])[:per_case]:
             made = use(case, mode, symbolic=chosen.random() < 0.5)
             if made is not None:
                 found.append(made)
+                formats[mode.format] += 1
     return found
 
 

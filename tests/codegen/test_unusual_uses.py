@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import sparse_compiler as sc
 from sparse_compiler.ir.types import Layout, TensorType
 from sparse_compiler.ops.linear import Linear
 from sparse_compiler.ops.reduce import Reduce
@@ -31,6 +33,21 @@ def test_they_agree_with_the_interpreter(kernel_cache: Path) -> None:
         first(Case(Reduce("mean", (2, 3)), (image,)), Layout((0, 1, 2, 3), 1)),  # planes of samples
     ]
     assert not list(Uses(uses, kernel_cache).problems())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("select", [False, True])
+def test_an_index_without_dimensions(select: bool) -> None:
+    class Picking(nn.Module):
+        def forward(self, x: Tensor, i: Tensor) -> Tensor:
+            y = torch.cumsum(x, 0)
+            return torch.index_select(y, 0, i) if select else torch.ops.aten.index.Tensor(y, [i])
+
+    model, x = Picking().eval(), torch.arange(5.0)
+    fast = sc.compile(model, (x, torch.tensor(1)), options={"force_native": True})
+    assert fast.inspect().fallback_calls == 0
+    for i in (0, 3) if select else (0, 3, -2):
+        assert torch.equal(fast(x, torch.tensor(i)), model(x, torch.tensor(i)))
 
 
 def test_a_number_may_stand_beside_one_column() -> None:

@@ -340,6 +340,16 @@ def test_a_size_that_depends_on_numbers_is_refused():
         export_module(Counting(), (torch.ones(3, 4),))
 
 
+def test_a_number_out_of_a_tensor_decides_nothing():
+    class Picking(nn.Module):
+        def forward(self, x, i):
+            return (x * 2)[i]
+
+    with pytest.raises(UnsupportedError, match="depends on numbers inside tensors") as caught:
+        export_module(Picking(), (torch.ones(3, 4), torch.tensor(1)))
+    assert "test_export.py" in str(caught.value.node) and "index_select" in caught.value.fix
+
+
 def test_what_cannot_be_traced_is_named():
     class Deciding(nn.Module):
         def forward(self, x):
