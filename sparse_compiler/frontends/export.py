@@ -24,7 +24,7 @@ from ..errors import InputError, UnsupportedError
 from ..ir.graph import Graph, attr_symbols
 from ..ir.interpret import bind_shape
 from ..ir.text import print_node
-from ..ir.types import TensorType, symbols_of, tensor_type
+from ..ir.types import ScalarType, TensorType, symbols_in, symbols_of, tensor_type
 from .aten import RULES
 from .importer import Imported, Importer, home_of, symbol_ranges
 from .trace import trace
@@ -347,7 +347,11 @@ def _finish(
 
 
 def _refuse_numbers_of_tensors(graph: Graph, types: Sequence[TensorType]) -> None:
-    """Ops may be told numbers that the inputs' shapes decide, but no number out of a tensor."""
+    """Ops may be told numbers that shapes decide, but no number out of a tensor.
+
+    The shapes are those of the inputs, and of the values before an op: how many rows `nonzero`
+    found is known once it ran.
+    """
     known = {name for type_ in types for name in symbols_of(type_.shape)}
     for node in graph.nodes:
         if attr_symbols(node.op) - known:
@@ -358,6 +362,8 @@ def _refuse_numbers_of_tensors(graph: Graph, types: Sequence[TensorType]) -> Non
                 fix="index with a tensor (torch.index_select), or use torch.compile(model, backend="
                 '"sparse_compiler"), which cuts the model there',
             )
+        if not isinstance(node.type, ScalarType):
+            known |= symbols_in(node.type)
 
 
 def _size(value: sympy.Basic, types: Sequence[TensorType]) -> Size:

@@ -350,6 +350,16 @@ def test_a_number_out_of_a_tensor_decides_nothing():
     assert "test_export.py" in str(caught.value.node) and "index_select" in caught.value.fix
 
 
+def test_how_many_were_found_is_no_number_out_of_a_tensor():
+    class Finding(nn.Module):
+        def forward(self, x):
+            rows = x[:, 0].nonzero()
+            return x[rows.reshape(-1)].reshape(rows.shape[0], 2, 2)
+
+    graph = export_module(Finding(), (torch.ones(3, 4),)).imported.graph
+    assert "nonzero" in {node.op.name for node in graph.nodes}
+
+
 def test_what_cannot_be_traced_is_named():
     class Deciding(nn.Module):
         def forward(self, x):
